@@ -1,0 +1,5 @@
+-- +goose Up
+create schema if not exists msg;
+
+-- +goose Down
+drop schema msg;
