@@ -2,6 +2,7 @@ package event_test
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -112,7 +113,7 @@ func TestABrokenEnvelopeIsAnError(t *testing.T) {
 			return h(n)
 		}, []byte("k"), nil)
 		require.Error(t, err, name)
-		require.Equal(t, change.header == event.HeaderID, err == event.ErrNoID, name)
+		require.Equal(t, change.header == event.HeaderID, errors.Is(err, event.ErrNoID), name)
 	}
 }
 

@@ -96,7 +96,7 @@ func checkSyntax(body []byte) error {
 	d := jsontext.NewDecoder(bytes.NewReader(body))
 	for {
 		_, err := d.ReadToken()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -79,6 +79,8 @@ func ServeListener(ctx context.Context, l net.Listener, h http.Handler, log *slo
 		log.Warn("requests were cut at shutdown", "after", shutdownTimeout.String())
 		err = srv.Close()
 	}
-	<-done
+	if serveErr := <-done; !errors.Is(serveErr, http.ErrServerClosed) {
+		err = errors.Join(err, serveErr)
+	}
 	return err
 }

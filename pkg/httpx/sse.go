@@ -79,7 +79,7 @@ func Follow(w http.ResponseWriter, r *http.Request, wake <-chan struct{}, next f
 	h.Set("X-Accel-Buffering", "no")
 	w.WriteHeader(http.StatusOK)
 	if err := s.write([]byte(": stream\n\n")); err != nil {
-		return nil //nolint:nilerr // the client left; there is nobody to tell
+		return nil // the client left; there is nobody to tell
 	}
 	ctx := r.Context()
 	stopping, _ := ctx.Value(stoppingKey{}).(<-chan struct{})
@@ -100,7 +100,7 @@ func Follow(w http.ResponseWriter, r *http.Request, wake <-chan struct{}, next f
 		case <-poll.C:
 		case <-comment.C:
 			if err := s.write([]byte(": alive\n\n")); err != nil {
-				return nil //nolint:nilerr // the client left
+				return nil // the client left
 			}
 		}
 	}

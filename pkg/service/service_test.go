@@ -90,7 +90,7 @@ func TestReadinessTellsTheTruthAndTheBrokerIsNotDecisive(t *testing.T) {
 func process(t *testing.T, env []string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-	cmd.Env = append(env, asProcess+"=1")
+	cmd.Env = append([]string{asProcess + "=1"}, env...)
 	return cmd
 }
 
