@@ -92,7 +92,7 @@ func used(dir string) bool {
 	if err != nil {
 		return true
 	}
-	defer func() { _ = file.Close() }() // frees the lock
+	defer func() { _ = file.Close() }()                                          // frees the lock
 	return syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil //nolint:gosec // a descriptor
 }
 
@@ -134,7 +134,10 @@ func startServer(ctx context.Context, job watchdogJob) (*pgserver.Server, state,
 			// Test data need not survive a crash.
 			"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off",
 			"max_connections": "400", "shared_buffers": "64MB", "max_wal_size": "256MB",
-			"autovacuum": "off", "log_min_messages": "fatal", "log_min_error_statement": "panic",
+			"autovacuum": "off",
+			// In the data directory, which goes away with the server, also after kill -9.
+			"dynamic_shared_memory_type": "mmap",
+			"log_min_messages":           "fatal", "log_min_error_statement": "panic",
 		},
 	}
 	err = pgserver.Init(ctx, o)
