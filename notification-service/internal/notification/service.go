@@ -1,0 +1,209 @@
+package notification
+
+import (
+	"context"
+	"embed"
+	"math"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/tiffin-platform/tiffin/pkg/errs"
+	"github.com/tiffin-platform/tiffin/pkg/event"
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
+	"github.com/tiffin-platform/tiffin/pkg/postgres"
+)
+
+// Migrations is the schema of the service's database.
+//
+//go:embed migrations/*.sql
+var Migrations embed.FS
+
+// Source is the service's name in the events it writes.
+const Source = "notification-service"
+
+// Service is what the notification service does, one method per use case.
+type Service struct {
+	db      *outbox.DB
+	bell    *postgres.Doorbell
+	channel Channel
+	now     func() time.Time
+}
+
+// NewService returns the service, which delivers through channel.
+func NewService(db *outbox.DB, bell *postgres.Doorbell, channel Channel) *Service {
+	return &Service{db: db, bell: bell, channel: channel, now: time.Now}
+}
+
+// Notify stores the notification that e is the source of and asks for its
+// delivery, in the consumer's transaction.
+func (s *Service) Notify(ctx context.Context, tx *outbox.Tx, e event.Event, n Notice) error {
+	id := idOf(e, n.UserID, n.Kind)
+	insertNotification(tx, id, e.ID, n, s.now())
+	s.requestDelivery(ctx, tx, id, n.UserID, n.OrderID)
+	tx.Ring(bellKey(n.UserID))
+	return nil
+}
+
+// Register stores the contact of a new user, welcomes the user, and asks again
+// for the deliveries that waited for the address.
+func (s *Service) Register(ctx context.Context, tx *outbox.Tx, e event.Event, p event.UserRegistered) error {
+	welcome, err := OfUserRegistered(p)
+	if err != nil {
+		return err
+	}
+	if err := saveContact(ctx, tx, p.UserID, p.Email, p.Name); err != nil {
+		return err
+	}
+	released, err := releaseWaiting(ctx, tx, p.UserID)
+	if err != nil {
+		return err
+	}
+	if err := s.Notify(ctx, tx, e, welcome); err != nil {
+		return err
+	}
+	for _, w := range released {
+		s.requestDelivery(ctx, tx, w.NotificationID, p.UserID, w.OrderID)
+	}
+	return nil
+}
+
+func (s *Service) requestDelivery(ctx context.Context, tx *outbox.Tx, id, user uuid.UUID, order *uuid.UUID) {
+	tx.Emit(ctx, event.New(Source, event.NotificationDeliveryRequested{
+		NotificationID: id, OrderID: order, UserID: user, Channel: s.channel.Name(), RequestedAt: s.now().UTC(),
+	}))
+}
+
+// Attempt is how an attempt to deliver ended when it did not fail.
+type Attempt int
+
+// The ends of an attempt.
+const (
+	Sent      Attempt = iota + 1
+	Known             // delivered before; nothing was sent
+	NoAddress         // the contact has no address yet; nothing was sent
+)
+
+// Deliver sends a notification through the channel, outside any transaction.
+// It sends nothing that was recorded as delivered. A crash between the channel's
+// success and RecordAttempt sends again: that is the channel's "at least once".
+// The channel of this process delivers, whichever one the request names: a
+// request that was waiting while the setting changed is not lost.
+func (s *Service) Deliver(ctx context.Context, p event.NotificationDeliveryRequested) (Attempt, error) {
+	m, delivered, err := findMessage(ctx, s.db.Pool, p.NotificationID)
+	switch {
+	case err != nil:
+		return 0, err
+	case delivered:
+		return Known, nil
+	case m.To == "":
+		return NoAddress, nil
+	}
+	if err := s.channel.Send(ctx, m); err != nil {
+		return 0, err
+	}
+	return Sent, nil
+}
+
+// RecordAttempt records how Deliver ended, in the consumer's transaction. A
+// delivery without an address waits until Register releases it; when the
+// address came between Deliver and now, it is asked for again.
+func (s *Service) RecordAttempt(ctx context.Context, tx *outbox.Tx, p event.NotificationDeliveryRequested, a Attempt) error {
+	switch a {
+	case Sent:
+		recordDelivery(tx, p.NotificationID, p.UserID, "delivered", s.channel.Name(), s.now())
+	case NoAddress:
+		has, err := hasAddress(ctx, tx, p.UserID)
+		if err != nil {
+			return err
+		}
+		if has {
+			s.requestDelivery(ctx, tx, p.NotificationID, p.UserID, p.OrderID)
+			return nil
+		}
+		recordDelivery(tx, p.NotificationID, p.UserID, "waiting", s.channel.Name(), s.now())
+	}
+	return nil
+}
+
+// List returns up to limit of the user's notifications below the number before
+// (0 for the newest), newest first.
+func (s *Service) List(ctx context.Context, user uuid.UUID, before int64, unread bool, limit int) ([]Notification, error) {
+	if err := s.number(ctx, user); err != nil {
+		return nil, err
+	}
+	if before == 0 {
+		before = math.MaxInt64
+	}
+	return listBefore(ctx, s.db.Pool, user, before, unread, limit)
+}
+
+// MarkRead marks one of the user's notifications as read; again changes nothing.
+func (s *Service) MarkRead(ctx context.Context, user, id uuid.UUID) error {
+	return s.db.InTx(ctx, func(tx *outbox.Tx) error {
+		found, err := markRead(ctx, tx, user, id, s.now())
+		if err == nil && !found {
+			err = errs.New(errs.NotFound, "there is no notification with this id")
+		}
+		return err
+	})
+}
+
+// number gives numbers to the user's new notifications. It happens when
+// somebody looks, not when they are written: a writer would have to hold the
+// contact's row until its batch commits, and two batches that notify the same
+// users in different orders would deadlock.
+func (s *Service) number(ctx context.Context, user uuid.UUID) error {
+	has, err := hasUnnumbered(ctx, s.db.Pool, user)
+	if err != nil || !has {
+		return err
+	}
+	return s.db.InTx(ctx, func(tx *outbox.Tx) error { return giveNumbers(ctx, tx, user) })
+}
+
+// Follower is one reader of a user's stream, at its position.
+type Follower struct {
+	s     *Service
+	user  uuid.UUID
+	after int64 // sent up to here
+	known int64 // up to here only what is unread is sent
+}
+
+// Follow begins a stream after the notification numbered last. With 0 it begins
+// with what is unread now. A number that was never given, such as one from
+// before a restore, begins at the end.
+func (s *Service) Follow(ctx context.Context, user uuid.UUID, last int64) (*Follower, error) {
+	if err := s.number(ctx, user); err != nil {
+		return nil, err
+	}
+	end, err := lastSeq(ctx, s.db.Pool, user)
+	if err != nil {
+		return nil, err
+	}
+	if last == 0 {
+		return &Follower{s: s, user: user, known: end}, nil
+	}
+	return &Follower{s: s, user: user, after: min(last, end)}, nil
+}
+
+// Next returns what is new, oldest first, and moves on. An empty answer means
+// that there is nothing for now.
+func (f *Follower) Next(ctx context.Context) ([]Notification, error) {
+	const batch = 100
+	if err := f.s.number(ctx, f.user); err != nil {
+		return nil, err
+	}
+	list, err := listAfter(ctx, f.s.db.Pool, f.user, f.after, f.known, batch)
+	if err == nil && len(list) > 0 {
+		f.after = list[len(list)-1].Seq
+	}
+	return list, err
+}
+
+// Wake returns a channel that receives when the user may have something new,
+// also from other replicas; see postgres.Doorbell.
+func (s *Service) Wake(user uuid.UUID) (wake <-chan struct{}, stop func()) {
+	return s.bell.Subscribe(bellKey(user))
+}
+
+func bellKey(user uuid.UUID) string { return "notifications:" + user.String() }

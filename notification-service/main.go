@@ -1,0 +1,81 @@
+// Command notification-service tells users what happens to their accounts,
+// orders and payments; see README.md.
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tiffin-platform/tiffin/notification-service/internal/api"
+	"github.com/tiffin-platform/tiffin/notification-service/internal/notification"
+	"github.com/tiffin-platform/tiffin/pkg/authn"
+	"github.com/tiffin-platform/tiffin/pkg/httpx"
+	"github.com/tiffin-platform/tiffin/pkg/kafka"
+	"github.com/tiffin-platform/tiffin/pkg/obs"
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
+	"github.com/tiffin-platform/tiffin/pkg/postgres"
+	"github.com/tiffin-platform/tiffin/pkg/service"
+)
+
+func main() { service.Main(name, adminAddr, run) }
+
+func run(ctx context.Context, getenv func(string) string, stdout io.Writer) error {
+	cfg, err := loadConfig(getenv)
+	if err != nil {
+		return err
+	}
+	o, err := obs.Start(ctx, cfg.Obs, stdout)
+	if err != nil {
+		return err
+	}
+	defer o.Close()
+	pool, err := postgres.Open(ctx, cfg.Postgres)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	o.Health.Decisive("postgres", func(ctx context.Context) error { return postgres.Ping(ctx, pool) })
+	if err := postgres.MigrateWait(ctx, pool, notification.Migrations, o.Log); err != nil {
+		return err
+	}
+	bell := postgres.NewDoorbell(pool, o.Log)
+	db := outbox.NewDB(pool, bell)
+	client, err := kafka.NewClient(cfg.Kafka, name, o.Log, o.Registry)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	relay := outbox.NewRelay(db, client, outbox.RelayConfig{}, o.Log, o.Registry)
+	channel, err := newChannel(cfg, o.Log)
+	if err != nil {
+		return err
+	}
+	svc := notification.NewService(db, bell, channel)
+	consumer, err := kafka.NewConsumer(cfg.Kafka, cfg.Consumer, db, o.Log, o.Registry, api.Subscriptions(svc)...)
+	if err != nil {
+		return err
+	}
+	o.Health.Reported("kafka", consumer.Health)
+	verifier := authn.NewVerifier(cfg.Authn, authn.NewKeySet(), o.Log, o.Registry)
+	o.Health.Reported("keys", func(context.Context) error { return verifier.Ready() })
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return bell.Run(ctx) })
+	g.Go(func() error { return relay.Run(ctx) })
+	g.Go(func() error { return consumer.Run(ctx) })
+	g.Go(func() error { return verifier.Run(ctx) })
+	g.Go(func() error {
+		return httpx.Serve(ctx, cfg.HTTPAddr, api.Routes(svc, verifier, o.Log, o.Registry), o.Log)
+	})
+	return g.Wait()
+}
+
+func newChannel(cfg Config, log *slog.Logger) (notification.Channel, error) {
+	if cfg.Channel == "smtp" {
+		return notification.NewSMTP(cfg.SMTP)
+	}
+	return notification.NewLog(log), nil
+}
