@@ -1,0 +1,100 @@
+// Command order-service owns restaurants, menus, orders and their timelines.
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tiffin-platform/tiffin/order-service/internal/api"
+	"github.com/tiffin-platform/tiffin/order-service/internal/order"
+	"github.com/tiffin-platform/tiffin/pkg/authn"
+	"github.com/tiffin-platform/tiffin/pkg/httpx"
+	"github.com/tiffin-platform/tiffin/pkg/kafka"
+	"github.com/tiffin-platform/tiffin/pkg/obs"
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
+	"github.com/tiffin-platform/tiffin/pkg/postgres"
+	"github.com/tiffin-platform/tiffin/pkg/service"
+)
+
+func main() { service.Main(name, adminAddr, run) }
+
+func run(ctx context.Context, getenv func(string) string, stdout io.Writer) error {
+	cfg, err := loadConfig(getenv)
+	if err != nil {
+		return err
+	}
+	o, err := obs.Start(ctx, cfg.Obs, stdout)
+	if err != nil {
+		return err
+	}
+	defer o.Close()
+	if cfg.PaymentDeadline <= cfg.retryTime() {
+		o.Log.Warn("ORDER_PAYMENT_DEADLINE is not longer than all RETRY_DELAYS together: orders may be cancelled while their payment is still retried",
+			"deadline", cfg.PaymentDeadline.String(), "retries", cfg.retryTime().String())
+	}
+
+	pool, err := postgres.Open(ctx, cfg.Postgres)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	var migrated atomic.Bool
+	o.Health.Decisive("postgres", func(ctx context.Context) error { return postgres.Ping(ctx, pool) })
+	o.Health.Decisive("migrations", func(context.Context) error {
+		if !migrated.Load() {
+			return errors.New("not done yet")
+		}
+		return nil
+	})
+	if err := postgres.MigrateWait(ctx, pool, order.Migrations, o.Log); err != nil {
+		return endedBy(ctx, err)
+	}
+
+	bell := postgres.NewDoorbell(pool, o.Log)
+	db := outbox.NewDB(pool, bell)
+	client, err := kafka.NewClient(cfg.Kafka, name, o.Log, o.Registry)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	relay := outbox.NewRelay(db, client, outbox.RelayConfig{}, o.Log, o.Registry)
+	orders := order.NewService(db, cfg.PaymentDeadline, o.Log, time.Now)
+	consumer, err := kafka.NewConsumer(cfg.Kafka, cfg.Consumer, db, o.Log, o.Registry, api.Subscriptions(orders)...)
+	if err != nil {
+		return err
+	}
+	verifier := authn.NewVerifier(cfg.Auth, authn.NewKeySet(), o.Log, o.Registry)
+	o.Health.Reported("kafka", consumer.Health)
+	o.Health.Reported("keys", func(context.Context) error { return verifier.Ready() })
+	if cfg.SeedDemoData {
+		if err := orders.SeedDemo(ctx); err != nil {
+			return endedBy(ctx, err)
+		}
+	}
+	migrated.Store(true)
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return bell.Run(ctx) })
+	g.Go(func() error { return endedBy(ctx, kafka.EnsureTopics(ctx, client, cfg.Kafka, api.Topics()...)) })
+	g.Go(func() error { return relay.Run(ctx) })
+	g.Go(func() error { return consumer.Run(ctx) })
+	g.Go(func() error { return verifier.Run(ctx) })
+	g.Go(func() error { return orders.Run(ctx) })
+	g.Go(func() error {
+		return httpx.Serve(ctx, cfg.HTTPAddr, api.Routes(orders, bell, verifier, o.Log, o.Registry), o.Log)
+	})
+	return g.Wait()
+}
+
+// endedBy hides an error that only says that ctx ended: stopping is no failure.
+func endedBy(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
