@@ -46,6 +46,7 @@ type Gateway struct {
 	handler  http.Handler
 	openAPI  []byte
 	limited  *prometheus.CounterVec
+	times    times
 	stopping chan struct{} // closed when streams must end
 }
 
@@ -56,7 +57,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Gateway, err
 		return nil, fmt.Errorf("read the API's description: %w", err)
 	}
 	g := &Gateway{
-		cfg: cfg, log: log, table: newTable(cfg.Routes), cors: cfg.CORSOrigins, openAPI: doc.Bytes(),
+		cfg: cfg, log: log, table: newTable(cfg.Routes), cors: cfg.CORSOrigins, openAPI: doc.Bytes(), times: requestTimes,
 		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tiffin_gateway_limited_total",
 			Help: "Requests refused with 429.",

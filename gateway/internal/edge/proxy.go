@@ -145,12 +145,13 @@ func (g *Gateway) fail(w http.ResponseWriter, out *http.Request, err error) {
 	}
 	e := &errs.Error{Kind: errs.BadGateway, Detail: "the service broke off; try again", RetryAfter: retryAfter, Err: err}
 	switch down, isDown := errors.AsType[*upstream.DownError](err); {
+	case x.body.problem() != nil:
+		// First, because net/http ends the context as well when a body fails.
+		w.Header().Set("Connection", "close")
+		e = x.body.problem()
 	case x.in.Context().Err() != nil:
 		httpx.WriteProblem(w, x.in, context.Canceled) // the client left
 		return
-	case x.body.problem() != nil:
-		w.Header().Set("Connection", "close")
-		e = x.body.problem()
 	case errors.Is(context.Cause(out.Context()), upstream.ErrTimeout):
 		e.Kind, e.Detail = errs.GatewayTimeout, "the service did not answer in time; try again"
 	case errors.Is(context.Cause(out.Context()), errStopping):

@@ -14,12 +14,20 @@ import (
 // drainTimeout is how long requests may go on when the gateway stops.
 const drainTimeout = 20 * time.Second
 
+// times bound how long a client may take to send a request.
+type times struct{ head, request time.Duration }
+
+// requestTimes are the times outside tests; request counts from the first byte
+// to the last of the body.
+var requestTimes = times{head: 10 * time.Second, request: 30 * time.Second}
+
 type connKey struct{}
 
 // Serve answers on l, which it closes, until ctx ends; then streams end, and
 // other requests may finish for up to 20 s.
 func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
 	srv := httpx.NewServer(g.handler, g.log, g.stopping)
+	srv.ReadHeaderTimeout, srv.ReadTimeout = g.times.head, g.times.request
 	srv.WriteTimeout = 0 // conn limits each write instead, so that streams may last
 	srv.DisableGeneralOptionsHandler = true
 	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
