@@ -1,0 +1,201 @@
+package outbox_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/goleak"
+
+	"github.com/tiffin-platform/tiffin/pkg/event"
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
+	"github.com/tiffin-platform/tiffin/pkg/pgtest"
+	"github.com/tiffin-platform/tiffin/pkg/postgres"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m)
+}
+
+// patience is how long a condition may take on a busy machine.
+const patience = 30 * time.Second
+
+const topic = event.TypeOrderStatusChanged
+
+// world is one database and one broker.
+type world struct {
+	t      testing.TB
+	pool   *pgxpool.Pool
+	bell   *postgres.Doorbell
+	db     *outbox.DB
+	broker *kfake.Cluster
+	log    *slog.Logger
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	w := &world{t: t, pool: pgtest.New(t, nil), log: slog.New(slog.DiscardHandler)}
+	if testing.Verbose() {
+		w.log = slog.New(slog.NewTextHandler(testWriter{t}, nil))
+	}
+	w.bell = postgres.NewDoorbell(w.pool, w.log)
+	w.db = outbox.NewDB(w.pool, w.bell)
+	var err error
+	w.broker, err = kfake.NewCluster(kfake.NumBrokers(1))
+	require.NoError(t, err)
+	t.Cleanup(w.broker.Close)
+	w.createTopics(topic)
+	return w
+}
+
+type testWriter struct{ t testing.TB }
+
+func (w testWriter) Write(b []byte) (int, error) {
+	w.t.Logf("%s", b)
+	return len(b), nil
+}
+
+func (w *world) client(opts ...kgo.Opt) *kgo.Client {
+	w.t.Helper()
+	c, err := kgo.NewClient(append([]kgo.Opt{
+		kgo.SeedBrokers(w.broker.ListenAddrs()...), kgo.ProducerLinger(0), kgo.MetadataMinAge(50 * time.Millisecond),
+	}, opts...)...)
+	require.NoError(w.t, err)
+	w.t.Cleanup(c.Close)
+	return c
+}
+
+func (w *world) createTopics(names ...string) {
+	w.t.Helper()
+	made, err := kadm.NewClient(w.client()).CreateTopics(w.t.Context(), 3, 1, nil, names...)
+	require.NoError(w.t, err)
+	require.NoError(w.t, made.Error())
+}
+
+// relay returns a relay that does not run yet.
+func (w *world) relay(cfg outbox.RelayConfig) *outbox.Relay {
+	w.t.Helper()
+	return outbox.NewRelay(w.db, w.client(), cfg, w.log, nil)
+}
+
+// run runs f until stop is called or the test ends, and waits for its end.
+func run(t testing.TB, f func(context.Context) error) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-done:
+			require.NoError(t, err)
+		case <-time.After(patience):
+			t.Error("did not end")
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// emit writes one event per key in one transaction each.
+func (w *world) emit(keys ...string) []event.Event {
+	w.t.Helper()
+	var all []event.Event
+	for _, key := range keys {
+		e := newEvent(key)
+		require.NoError(w.t, w.db.InTx(w.t.Context(), func(tx *outbox.Tx) error {
+			tx.Emit(w.t.Context(), e)
+			return nil
+		}))
+		all = append(all, e)
+	}
+	return all
+}
+
+func newEvent(key string) event.Event {
+	return event.Event{
+		ID: uuid.Must(uuid.NewV7()), Type: topic, Source: "test", Subject: key,
+		Time: time.Now().UTC(), Data: []byte(`{"order_id":"` + key + `"}`),
+	}
+}
+
+// published reads every record of the topic so far, by partition in order.
+func (w *world) published(topics ...string) []*kgo.Record {
+	w.t.Helper()
+	if len(topics) == 0 {
+		topics = []string{topic}
+	}
+	client := w.client()
+	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+	defer cancel()
+	ends, err := kadm.NewClient(client).ListEndOffsets(ctx, topics...)
+	require.NoError(w.t, err)
+	var want int64
+	from := map[string]map[int32]kgo.Offset{}
+	ends.Each(func(o kadm.ListedOffset) {
+		want += o.Offset
+		if from[o.Topic] == nil {
+			from[o.Topic] = map[int32]kgo.Offset{}
+		}
+		from[o.Topic][o.Partition] = kgo.NewOffset().At(0)
+	})
+	reader := w.client(kgo.ConsumePartitions(from))
+	var records []*kgo.Record
+	for int64(len(records)) < want {
+		f := reader.PollFetches(ctx)
+		require.NoError(w.t, f.Err())
+		records = append(records, f.Records()...)
+	}
+	return records
+}
+
+// backlog is how many rows a relay has not stored as published.
+func (w *world) backlog() int {
+	w.t.Helper()
+	var n int
+	require.NoError(w.t, w.pool.QueryRow(context.Background(), `
+		select (select count(*) from msg.outbox o where o.seq > c.pos) +
+		       (select coalesce(sum(c.gaps[i+1] - c.gaps[i] + 1), 0) from generate_series(1, cardinality(c.gaps), 3) i)
+		from msg.outbox_cursor c`).Scan(&n))
+	return n
+}
+
+// drained waits until everything is published.
+func (w *world) drained() {
+	w.t.Helper()
+	require.Eventually(w.t, func() bool { return w.backlog() == 0 }, patience, 5*time.Millisecond)
+}
+
+func ids(records []*kgo.Record) []string {
+	list := make([]string, 0, len(records))
+	for _, r := range records {
+		list = append(list, header(r, event.HeaderID))
+	}
+	return list
+}
+
+func header(r *kgo.Record, name string) string {
+	for _, h := range r.Headers {
+		if h.Key == name {
+			return string(h.Value)
+		}
+	}
+	return ""
+}
+
+func keys(n int) []string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprintf("key-%d", i)
+	}
+	return list
+}
