@@ -4,8 +4,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -38,9 +40,20 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	}
 	defer pool.Close()
 	o.Health.Decisive("postgres", func(ctx context.Context) error { return postgres.Ping(ctx, pool) })
+	var migrated atomic.Bool
+	o.Health.Decisive("migrations", func(context.Context) error {
+		if !migrated.Load() {
+			return errors.New("not done yet")
+		}
+		return nil
+	})
 	if err := postgres.MigrateWait(ctx, pool, notification.Migrations, o.Log); err != nil {
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // stopped while waiting, which is no failure
+		}
 		return err
 	}
+	migrated.Store(true)
 	bell := postgres.NewDoorbell(pool, o.Log)
 	db := outbox.NewDB(pool, bell)
 	client, err := kafka.NewClient(cfg.Kafka, name, o.Log, o.Registry)

@@ -154,9 +154,10 @@ func validAddress(s string) bool {
 }
 
 // idOf derives the notification's id from what makes it unique, in the form of
-// a UUIDv7 of the event's time. An event that comes again, even after the
-// record of its first coming was pruned, finds the same id, and so does a
-// receiver of mails, whose Message-ID is made of it.
+// a UUIDv7 of the event's time (RFC 9562 §6.2, method 3: with a fraction of the
+// millisecond), so that ids are in the order in which things happened. An event
+// that comes again, even after the record of its first coming was pruned, finds
+// the same id, and so does a receiver of mails, whose Message-ID is made of it.
 func idOf(e event.Event, user uuid.UUID, kind Kind) uuid.UUID {
 	h := sha256.New()
 	h.Write(e.ID[:])
@@ -164,11 +165,16 @@ func idOf(e event.Event, user uuid.UUID, kind Kind) uuid.UUID {
 	h.Write([]byte(kind))
 	var id uuid.UUID
 	copy(id[:], h.Sum(nil))
-	ms := uint64(max(e.Time.UnixMilli(), 0)) //nolint:gosec // not negative
-	for i := range 6 {
-		id[i] = byte(ms >> (8 * (5 - i))) //nolint:gosec // one byte at a time
+	var at int64 // an event without a time is from 1970
+	if e.Time.After(time.Unix(0, 0)) {
+		at = max(e.Time.UnixNano(), 0) // beyond the year 2262 it overflows
 	}
-	id[6] = 0x70 | id[6]&0x0f
+	ms, fraction := uint64(at/1e6), uint16(at%1e6*4096/1e6)
+	for i := range 6 {
+		id[i] = byte(ms >> (8 * (5 - i)))
+	}
+	id[6] = 0x70 | byte(fraction>>8)
+	id[7] = byte(fraction)
 	id[8] = 0x80 | id[8]&0x3f
 	return id
 }

@@ -164,5 +164,13 @@ func TestTheSameSourceGivesTheSameID(t *testing.T) {
 		require.False(t, seen[further])
 		seen[further] = true
 	}
-	require.Equal(t, uuid.Version(7), idOf(event.Event{ID: e.ID}, customer, OrderPlaced).Version(), "also without a time")
+	later := other
+	later.Time = at.Add(time.Microsecond)
+	require.Greater(t, idOf(later, customer, OrderConfirmed).String(), id.String(), "in the order of what happened")
+
+	for name, bad := range map[string]time.Time{"none": {}, "before the epoch": time.Unix(-1, 0), "far off": time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)} {
+		odd := idOf(event.Event{ID: e.ID, Time: bad}, customer, OrderPlaced)
+		require.Equal(t, uuid.Version(7), odd.Version(), name)
+		require.Equal(t, uuid.RFC4122, odd.Variant(), name)
+	}
 }
