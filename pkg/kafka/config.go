@@ -115,6 +115,11 @@ type ConsumerConfig struct {
 	PrepareConcurrency int           // Prepare calls at once in the process, 32
 	PrepareTimeout     time.Duration // deadline of one Prepare call, 30s
 	ShutdownTimeout    time.Duration // for a running batch at shutdown or rebalance, 10s
+
+	SweepInterval time.Duration // between looks for parked keys that somebody left, 5s
+	OverdueAfter  time.Duration // how late a retry record may be before its event is tried without it, 1m
+	WatchInterval time.Duration // between updates of the gauges that ask the database, 15s
+	PruneInterval time.Duration // between prunings of processed events, 10m
 }
 
 // ConsumerConfigFrom reads RETRY_DELAYS and PROCESSED_RETENTION.
@@ -149,6 +154,10 @@ func (cc ConsumerConfig) withDefaults() (ConsumerConfig, error) {
 	setDefault(&cc.PrepareConcurrency, 32)
 	setDefault(&cc.PrepareTimeout, 30*time.Second)
 	setDefault(&cc.ShutdownTimeout, 10*time.Second)
+	setDefault(&cc.SweepInterval, 5*time.Second)
+	setDefault(&cc.OverdueAfter, time.Minute)
+	setDefault(&cc.WatchInterval, 15*time.Second)
+	setDefault(&cc.PruneInterval, 10*time.Minute)
 	return cc, nil
 }
 

@@ -2,33 +2,312 @@ package kafka
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/errgroup"
 
+	"github.com/tiffin-platform/tiffin/pkg/obs"
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
 )
 
 // Consumer runs a group's subscriptions.
-type Consumer struct{ cfg Config }
+type Consumer struct {
+	cfg     Config
+	cc      ConsumerConfig
+	db      *outbox.DB
+	log     *slog.Logger
+	reg     prometheus.Registerer
+	m       *metrics
+	tracer  trace.Tracer // nil when tracing is off
+	now     func() time.Time
+	subs    map[string]*Subscription // by topic
+	numbers map[int16]*Subscription
+	levels  map[string]int // of the retry topics
+
+	slots    slots // transactions at once: some connections are for the service's clients
+	prepares slots
+	outage   outage
+	joined   atomic.Pointer[kgo.Client] // nil until the topics exist
+
+	mu      sync.Mutex
+	workers map[place]*worker
+}
+
+// place is a partition.
+type place struct {
+	topic     string
+	partition int32
+}
 
 // NewConsumer returns a consumer of subs. It does no I/O; its errors are about
 // its arguments. reg may be nil.
 func NewConsumer(cfg Config, cc ConsumerConfig, db *outbox.DB, log *slog.Logger, reg prometheus.Registerer, subs ...Subscription) (*Consumer, error) {
-	if _, err := cc.withDefaults(); err != nil {
+	cc, err := cc.withDefaults()
+	if err != nil {
 		return nil, err
 	}
-	if err := validate(subs); err != nil {
+	if err := errors.Join(cfg.validate(), validate(subs)); err != nil {
 		return nil, err
 	}
-	return &Consumer{cfg: cfg}, nil
+	c := &Consumer{
+		cfg: cfg, cc: cc, db: db, log: log, reg: reg, m: newMetrics(reg), now: time.Now,
+		subs: map[string]*Subscription{}, numbers: map[int16]*Subscription{}, levels: map[string]int{},
+		slots:    make(slots, max(1, db.Pool.Config().MaxConns/2)),
+		prepares: make(slots, cc.PrepareConcurrency),
+		workers:  map[place]*worker{},
+	}
+	if obs.Tracing() {
+		c.tracer = otel.Tracer("github.com/tiffin-platform/tiffin/pkg/kafka")
+	}
+	for i := range subs {
+		c.subs[subs[i].Topic], c.numbers[subs[i].Consumer] = &subs[i], &subs[i]
+	}
+	for n := 1; n <= Retries; n++ {
+		c.levels[RetryTopic(cc.Group, n)] = n
+	}
+	if reg != nil {
+		reg.MustRegister(newLag(c))
+	}
+	return c, nil
 }
 
-// Run creates the group's topics and consumes until ctx ends.
+// Run creates the group's topics and consumes until ctx ends. It waits for a
+// broker and a database that are down; its error is about what waiting does not
+// cure. At the end the running batches have a limited time to commit.
 func (c *Consumer) Run(ctx context.Context) error {
-	<-ctx.Done()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.sweep(ctx) })
+	g.Go(func() error { return c.watch(ctx) })
+	g.Go(func() error { return c.prune(ctx) })
+	g.Go(func() error { return c.consume(ctx) })
+	return g.Wait()
+}
+
+// Topics returns what the group reads and writes: the topics of its
+// subscriptions, its retry topics and its dead-letter topic.
+func (c *Consumer) Topics() []string { return append(c.reads(), c.cc.DLQ) }
+
+func (c *Consumer) reads() []string {
+	topics := make([]string, 0, len(c.subs)+len(c.levels)+1)
+	for t := range c.subs {
+		topics = append(topics, t)
+	}
+	for t := range c.levels {
+		topics = append(topics, t)
+	}
+	slices.Sort(topics)
+	return topics
+}
+
+func (c *Consumer) consume(ctx context.Context) error {
+	// The topics come first: a group that is joined before they exist would be
+	// rebalanced once for each.
+	if err := c.ensure(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	client, err := c.newClient()
+	if err != nil {
+		return err
+	}
+	c.joined.Store(client)
+	c.log.InfoContext(ctx, "consuming", "group", c.cc.Group, "topics", c.reads())
+	c.poll(ctx, client)
+	c.leave(client)
 	return nil
 }
 
-// Health reports whether the broker answers and the group is joined.
-func (c *Consumer) Health(ctx context.Context) error { return ctx.Err() }
+func (c *Consumer) ensure(ctx context.Context) error {
+	opts, err := clientOpts(c.cfg, c.cc.Group, c.log)
+	if err != nil {
+		return err
+	}
+	client, err := kgo.NewClient(opts...)
+	if err != nil {
+		return fmt.Errorf("kafka client: %w", err)
+	}
+	defer client.Close()
+	return ensureTopics(ctx, client, c.cfg, c.log, c.Topics())
+}
+
+func (c *Consumer) newClient() (*kgo.Client, error) {
+	opts, err := clientOpts(c.cfg, c.cc.Group, c.log)
+	if err != nil {
+		return nil, err
+	}
+	if c.reg != nil {
+		opts = append(opts, kgo.WithHooks(clientMetrics(c.reg, "consumer")))
+	}
+	opts = append(opts,
+		kgo.ConsumerGroup(c.cc.Group),
+		kgo.ConsumeTopics(c.reads()...),
+		kgo.Balancers(kgo.CooperativeStickyBalancer()),
+		kgo.BlockRebalanceOnPoll(),
+		// A group that is new to a topic, or whose offset is gone, must miss nothing.
+		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.AutoCommitMarks(),
+		kgo.AutoCommitInterval(time.Second),
+		kgo.OnPartitionsAssigned(c.assigned),
+		kgo.OnPartitionsRevoked(c.revoked),
+		kgo.OnPartitionsLost(c.lost),
+		kgo.RebalanceTimeout(c.cc.ShutdownTimeout+20*time.Second),
+		kgo.FetchMaxBytes(8<<20),
+		kgo.FetchMaxPartitionBytes(1<<20),
+		kgo.FetchMaxWait(time.Second),
+	)
+	client, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka client: %w", err)
+	}
+	return client, nil
+}
+
+// poll hands what is fetched to the workers, until ctx ends.
+func (c *Consumer) poll(ctx context.Context, client *kgo.Client) {
+	var recreated time.Time
+	for ctx.Err() == nil {
+		fetches := client.PollRecords(ctx, 10_000)
+		fetches.EachError(func(topic string, partition int32, err error) {
+			if ctx.Err() != nil || errors.Is(err, context.Canceled) {
+				return
+			}
+			c.log.WarnContext(ctx, "fetch failed", "topic", topic, "partition", partition, "error", Explain(err).Error())
+			if errors.Is(err, kerr.UnknownTopicOrPartition) && time.Since(recreated) > 10*time.Second {
+				// Somebody deleted it. Its records are gone; the next ones need not be.
+				recreated = time.Now()
+				if err := createTopics(ctx, client, c.cfg, c.Topics()); err != nil {
+					c.log.ErrorContext(ctx, "create deleted topic", "topic", topic, "error", err.Error())
+				}
+			}
+		})
+		c.mu.Lock()
+		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
+			w := c.workers[place{p.Topic, p.Partition}]
+			if w == nil || len(p.Records) == 0 {
+				return
+			}
+			w.next.CompareAndSwap(-1, p.Records[0].Offset)
+			w.end.Store(p.HighWatermark)
+			w.put(p.Records)
+		})
+		c.mu.Unlock()
+		client.AllowRebalance()
+	}
+}
+
+// leave stops the workers, commits what they finished and leaves the group.
+func (c *Consumer) leave(client *kgo.Client) {
+	c.joined.Store(nil)
+	c.mu.Lock()
+	all := make([]place, 0, len(c.workers))
+	for p := range c.workers {
+		all = append(all, p)
+	}
+	c.mu.Unlock()
+	c.stopWorkers(all, c.cc.ShutdownTimeout)
+	limit, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := client.CommitMarkedOffsets(limit); err != nil {
+		c.log.Warn("offsets not committed, the last records will be read again", "error", err.Error())
+	}
+	client.AllowRebalance()
+	if err := client.LeaveGroupContext(limit); err != nil {
+		c.log.Warn("group not left, its partitions wait for the session to time out", "error", err.Error())
+	}
+	client.CloseAllowingRebalance()
+}
+
+func (c *Consumer) assigned(_ context.Context, client *kgo.Client, partitions map[string][]int32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for topic, list := range partitions {
+		for _, p := range list {
+			if c.workers[place{topic, p}] == nil {
+				c.workers[place{topic, p}] = c.startWorker(client, topic, p)
+			}
+		}
+	}
+}
+
+// revoked lets the partitions' running batches finish and commits them, before
+// another member reads on.
+func (c *Consumer) revoked(ctx context.Context, client *kgo.Client, partitions map[string][]int32) {
+	c.stopWorkers(places(partitions), c.cc.ShutdownTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := client.CommitMarkedOffsets(ctx); err != nil {
+		c.log.Warn("offsets not committed, the next member reads some records again", "error", err.Error())
+	}
+	client.ResumeFetchPartitions(partitions) // a pause outlives a rebalance
+}
+
+// lost cancels: another member may be at work already, and claims keep both
+// from doing the same thing.
+func (c *Consumer) lost(_ context.Context, client *kgo.Client, partitions map[string][]int32) {
+	c.stopWorkers(places(partitions), 0)
+	client.ResumeFetchPartitions(partitions)
+}
+
+func places(partitions map[string][]int32) []place {
+	var all []place
+	for topic, list := range partitions {
+		for _, p := range list {
+			all = append(all, place{topic, p})
+		}
+	}
+	return all
+}
+
+// stopWorkers ends workers: first it asks, after grace it cancels their
+// transactions.
+func (c *Consumer) stopWorkers(at []place, grace time.Duration) {
+	c.mu.Lock()
+	var ending []*worker
+	for _, p := range at {
+		if w := c.workers[p]; w != nil {
+			delete(c.workers, p)
+			ending = append(ending, w)
+			close(w.stop)
+		}
+	}
+	c.mu.Unlock()
+	patience := time.NewTimer(grace)
+	defer patience.Stop()
+	for _, w := range ending {
+		select {
+		case <-w.done:
+		case <-patience.C:
+			for _, w := range ending {
+				w.cancel()
+			}
+			<-w.done
+		}
+	}
+}
+
+// Health reports whether the broker answers. A service takes requests without
+// it; its events wait.
+func (c *Consumer) Health(ctx context.Context) error {
+	client := c.joined.Load()
+	if client == nil {
+		return errors.New("kafka: not connected yet")
+	}
+	if err := client.Ping(ctx); err != nil {
+		return Explain(fmt.Errorf("kafka: %w", err))
+	}
+	return nil
+}

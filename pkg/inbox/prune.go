@@ -1,0 +1,49 @@
+package inbox
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Prune forgets at most limit claims of consumer that are older than horizon,
+// and reports how many. A claim is old when both its event and the claim itself
+// are: a letter redriven after a month was claimed today.
+func Prune(ctx context.Context, pool *pgxpool.Pool, consumer int16, horizon time.Time, limit int) (int64, error) {
+	// The first range is where the old claims are. The second holds ids of other
+	// producers that carry no time, or one from the future; it is small.
+	tag, err := pool.Exec(ctx, `delete from msg.processed_events p using (
+			(select event_id, attempt from msg.processed_events
+				where consumer = $1 and event_id < $2 and at < $4 order by event_id limit $5)
+			union all
+			(select event_id, attempt from msg.processed_events
+				where consumer = $1 and event_id > $3 and at < $4 order by event_id limit $5)
+		) old
+		where p.consumer = $1 and p.event_id = old.event_id and p.attempt = old.attempt`,
+		consumer, [16]byte(firstID(horizon)), [16]byte(firstID(time.Now().Add(24*time.Hour))), horizon, limit)
+	if err != nil {
+		return 0, fmt.Errorf("prune processed events: %w", err)
+	}
+	return tag.RowsAffected(), nil
+}
+
+// firstID returns the lowest id with a time of t.
+func firstID(t time.Time) uuid.UUID {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], uint64(max(0, t.UnixMilli()))<<16) //nolint:gosec // not negative
+	var id uuid.UUID
+	copy(id[:], b[:6])
+	return id
+}
+
+// TimeOf returns the time in a UUIDv7, or false for any other id.
+func TimeOf(id uuid.UUID) (time.Time, bool) {
+	if id.Version() != 7 {
+		return time.Time{}, false
+	}
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(id[:8]) >> 16)), true //nolint:gosec // 48 bits
+}

@@ -1,0 +1,145 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/tiffin-platform/tiffin/pkg/deadletter"
+	"github.com/tiffin-platform/tiffin/pkg/inbox"
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
+)
+
+// Results of an item.
+const (
+	resultProcessed = "processed"
+	resultDuplicate = "duplicate"
+	resultParked    = "parked"
+	resultRetried   = "retried"
+	resultDead      = "dead"
+)
+
+// try runs items in one transaction, all or nothing. Without a fault every item
+// has its result and the transaction is committed.
+func (w *worker) try(ctx context.Context, items []*item) *fault {
+	if f := w.prepare(ctx, items); f != nil {
+		return f
+	}
+	claims, keys, first := claimsOf(items)
+	if !w.c.slots.take(ctx) {
+		return &fault{index: -1, class: classStopped, err: ctx.Err()}
+	}
+	defer w.c.slots.give()
+
+	s, state, err := inbox.Begin(ctx, w.c.db, claims, keys)
+	if err != nil {
+		return &fault{index: -1, class: classify(ctx, err, phaseBegin, false), err: err}
+	}
+	defer s.Rollback()
+	var heads []*item
+	for i, it := range items {
+		if _, won := state.Won[it.claim]; !won || first[it.claim] != i {
+			it.result = resultDuplicate
+			continue
+		}
+		s.Own(i)
+		parked, isParked := state.Parked[it.key]
+		isParked = isParked && it.keyed
+		if isParked && parked.Head != it.event.ID {
+			inbox.Follow(s.Tx(), it.key, it.parked())
+			it.result = resultParked
+			continue
+		}
+		if it.sub.Prepare != nil && !it.isPrepared {
+			return &fault{index: i, class: classRace, err: errPrepareAgain}
+		}
+		if err := w.c.apply(ctx, s.Tx(), it); err != nil {
+			return &fault{index: culprit(err, i), class: classify(ctx, err, phaseApply, s.Broken()), err: err}
+		}
+		if err := s.Err(); err != nil {
+			return &fault{index: i, class: classPermanent, err: err} // an event that cannot be published
+		}
+		it.result = resultProcessed
+		if isParked {
+			heads = append(heads, it)
+		}
+		if it.redrives() > 0 {
+			deadletter.Resolve(s.Tx(), it.consumer(), it.event.ID)
+		}
+	}
+	// After all followers of this batch: a key with one is not free.
+	s.Own(outbox.NoOwner)
+	for _, it := range heads {
+		inbox.Finish(s.Tx(), it.key, it.event.ID)
+	}
+	if f := commit(ctx, s); f != nil {
+		return f
+	}
+	w.drainLater(heads)
+	return nil
+}
+
+func commit(ctx context.Context, s *outbox.Session) *fault {
+	err := s.Commit(ctx)
+	if err == nil {
+		return nil
+	}
+	return &fault{index: culprit(err, -1), class: classify(ctx, err, phaseCommit, s.Broken()), err: err}
+}
+
+// culprit returns whose queued statement or event failed, or otherwise.
+func culprit(err error, otherwise int) int {
+	if st, ok := errors.AsType[*outbox.StatementError](err); ok {
+		return st.Owner
+	}
+	if re, ok := errors.AsType[*outbox.RecordError](err); ok {
+		return re.Owner
+	}
+	if state(err) == "25P02" {
+		return -1 // a handler before this one hid the error of a statement
+	}
+	return otherwise
+}
+
+// claimsOf returns what a batch claims and locks; first tells which occurrence
+// of a claim in the batch counts.
+func claimsOf(items []*item) (claims []inbox.Claim, keys []inbox.Key, first map[inbox.Claim]int) {
+	claims = make([]inbox.Claim, 0, len(items))
+	keys = make([]inbox.Key, 0, len(items))
+	first = make(map[inbox.Claim]int, len(items))
+	seen := make(map[inbox.Key]struct{}, len(items))
+	for i, it := range items {
+		if _, known := first[it.claim]; known {
+			continue
+		}
+		first[it.claim] = i
+		claims = append(claims, it.claim)
+		if !it.keyed {
+			continue
+		}
+		if _, known := seen[it.key]; !known {
+			seen[it.key] = struct{}{}
+			keys = append(keys, it.key)
+		}
+	}
+	return claims, keys, first
+}
+
+// apply runs a handler's Apply in the batch's transaction.
+func (c *Consumer) apply(ctx context.Context, tx *outbox.Tx, it *item) (err error) {
+	ctx, end := c.span(ctx, it, "process")
+	started := time.Now()
+	defer func() {
+		if v := recover(); v != nil {
+			err = &panicError{value: v, stack: debug.Stack()}
+		}
+		c.m.handler.WithLabelValues(it.sub.Topic, "apply").Observe(time.Since(started).Seconds())
+		end(err)
+	}()
+	if err := it.sub.Apply(ctx, tx, it.event, it.prepared); err != nil {
+		return fmt.Errorf("handle %s: %w", it.event.Type, err)
+	}
+	return nil
+}
