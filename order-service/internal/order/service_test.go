@@ -1,0 +1,608 @@
+package order
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tiffin-platform/tiffin/pkg/errs"
+	"github.com/tiffin-platform/tiffin/pkg/event"
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
+	"github.com/tiffin-platform/tiffin/pkg/pgtest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const deadline = 10 * time.Minute
+
+// world is a service on a database of its own, with the demo catalogue and a
+// clock that the test moves.
+type world struct {
+	*Service
+	t   *testing.T
+	mu  sync.Mutex
+	now time.Time
+}
+
+func setup(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, now: time.Date(2026, 1, 2, 3, 4, 5, 678901234, time.UTC)}
+	w.Service = NewService(outbox.NewDB(pgtest.New(t, Migrations), nil), deadline, slog.New(slog.DiscardHandler), w.clock)
+	require.NoError(t, w.SeedDemo(t.Context()))
+	return w
+}
+
+func (w *world) clock() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.now
+}
+
+func (w *world) pass(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.now = w.now.Add(d)
+}
+
+func demoPlacement() Placement {
+	p := goodPlacement()
+	p.RestaurantID = demoID("001")
+	p.Items = []PlacedItem{{demoID("101"), 2}, {demoID("103"), 1}}
+	return p
+}
+
+func (w *world) place() Order {
+	w.t.Helper()
+	o, err := w.Place(w.t.Context(), someCustomer, "", demoPlacement())
+	require.NoError(w.t, err)
+	return o
+}
+
+func (w *world) get(id uuid.UUID) Order {
+	w.t.Helper()
+	o, err := w.Get(w.t.Context(), Actor{Admin: true}, id)
+	require.NoError(w.t, err)
+	return o
+}
+
+// timeline gives an order's timeline as "kind detail" lines, and checks that
+// its numbers have no hole.
+func (w *world) timeline(id uuid.UUID) []string {
+	w.t.Helper()
+	list, err := w.Timeline(w.t.Context(), id, 0)
+	require.NoError(w.t, err)
+	var lines []string
+	for i, e := range list {
+		require.Equal(w.t, int64(i+1), e.Seq)
+		require.NotEqual(w.t, uuid.Nil, e.EventID)
+		detail, err := json.Marshal(e.Detail)
+		require.NoError(w.t, err)
+		lines = append(lines, e.Kind+" "+string(detail))
+	}
+	return lines
+}
+
+// emitted gives the events about an order, in the order in which they will be
+// published.
+func (w *world) emitted(id uuid.UUID) []string {
+	w.t.Helper()
+	rows, err := w.db.Pool.Query(w.t.Context(), `select topic, convert_from(value, 'UTF8') from msg.outbox where key = $1 order by seq`, []byte(id.String()))
+	require.NoError(w.t, err)
+	defer rows.Close()
+	var lines []string
+	for rows.Next() {
+		var topic, value string
+		require.NoError(w.t, rows.Scan(&topic, &value))
+		lines = append(lines, topic+" "+value)
+	}
+	require.NoError(w.t, rows.Err())
+	return lines
+}
+
+func (w *world) topics(id uuid.UUID) []string {
+	w.t.Helper()
+	var topics []string
+	for _, line := range w.emitted(id) {
+		var topic string
+		_, err := fmt.Sscan(line, &topic)
+		require.NoError(w.t, err)
+		topics = append(topics, topic)
+	}
+	return topics
+}
+
+func apply[P event.Payload](w *world, handler func(context.Context, *outbox.Tx, event.Event, P) error, p P) error {
+	return w.db.InTx(w.t.Context(), func(tx *outbox.Tx) error {
+		return handler(w.t.Context(), tx, event.New("payment-service", p), p)
+	})
+}
+
+var somePayment = uuid.MustParse("01900000-0000-7000-8000-0000000000aa")
+
+func (w *world) completed(o Order) error {
+	return apply(w, w.ApplyPaymentCompleted, event.PaymentCompleted{PaymentID: somePayment, OrderID: o.ID, Amount: o.Total, Currency: o.Currency})
+}
+
+func (w *world) failed(o Order) error {
+	return apply(w, w.ApplyPaymentFailed, event.PaymentFailed{PaymentID: somePayment, OrderID: o.ID, Amount: o.Total, Currency: o.Currency, Code: "card_declined", Message: "Declined."})
+}
+
+func (w *world) refunded(o Order) error {
+	return apply(w, w.ApplyPaymentRefunded, event.PaymentRefunded{PaymentID: somePayment, OrderID: o.ID, Amount: o.Total, Currency: o.Currency})
+}
+
+const (
+	tlCreated   = `order.created {"currency":"EUR","total":2250}`
+	tlCompleted = `payment.completed {"amount":2250,"currency":"EUR","payment_id":"01900000-0000-7000-8000-0000000000aa"}`
+	tlConfirmed = `order.status_changed {"from":"pending","to":"confirmed"}`
+	tlFailed    = `payment.failed {"code":"card_declined","message":"Declined.","payment_id":"01900000-0000-7000-8000-0000000000aa"}`
+	tlRefunded  = `payment.refunded {"amount":2250,"currency":"EUR","payment_id":"01900000-0000-7000-8000-0000000000aa"}`
+)
+
+func TestPlaceStoresTheOrderItsTimelineAndItsEvent(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	o := w.place()
+	require.Equal(t, o, w.get(o.ID), "what is answered is what is read back")
+	require.Equal(t, Pending, o.Status)
+	require.Equal(t, int64(2250), o.Total)
+	require.Equal(t, w.now.Truncate(time.Microsecond).Add(deadline), o.PaymentDeadline)
+	require.Equal(t, []string{tlCreated}, w.timeline(o.ID))
+	require.Equal(t, []string{fmt.Sprintf(`order.created {"order_id":"%s","customer_id":"%s","restaurant_id":"%s","restaurant_name":"Saffron \u0026 Smoke",`+
+		`"items":[{"menu_item_id":"%s","name":"Dal Makhani","unit_price":950,"quantity":2},{"menu_item_id":"%s","name":"Garlic Naan","unit_price":350,"quantity":1}],`+
+		`"total":2250,"currency":"EUR","payment_method":"pm_card_visa","created_at":"2026-01-02T03:04:05.678901Z"}`,
+		o.ID, someCustomer, demoID("001"), demoID("101"), demoID("103"))}, w.emitted(o.ID))
+
+	list, err := w.Timeline(t.Context(), o.ID, 0)
+	require.NoError(t, err)
+	var eventID uuid.UUID
+	require.NoError(t, w.db.Pool.QueryRow(t.Context(), `select event_id from msg.outbox`).Scan(&eventID))
+	require.Equal(t, eventID, list[0].EventID, "the timeline names the event")
+}
+
+func TestPlaceRefusesWhatTheCatalogueDoesNotHave(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	cases := map[string]struct {
+		change func(p *Placement)
+		want   map[string]string
+	}{
+		"unknown restaurant": {func(p *Placement) { p.RestaurantID = uuid.Max }, map[string]string{"/restaurant_id": "there is no such restaurant"}},
+		"item of another":    {func(p *Placement) { p.Items[1].MenuItemID = demoID("201") }, map[string]string{"/items/1/menu_item_id": "is not on the menu of this restaurant"}},
+		"unavailable":        {func(p *Placement) { p.Items[0].MenuItemID = demoID("104") }, map[string]string{"/items/0/menu_item_id": "is not available"}},
+	}
+	for name, c := range cases {
+		p := demoPlacement()
+		c.change(&p)
+		_, err := w.Place(t.Context(), someCustomer, "key", p)
+		require.Equal(t, c.want, fields(t, err), name)
+	}
+	for _, table := range []string{"orders", "timeline", "idempotency_keys", "msg.outbox"} {
+		var n int
+		require.NoError(t, w.db.Pool.QueryRow(t.Context(), `select count(*) from `+table).Scan(&n))
+		require.Zero(t, n, "nothing is stored in %s", table)
+	}
+}
+
+// The whole table of what payments and people can do to each other's order,
+// each in every order of arrival.
+func TestInterleavings(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	cancelledBy := func(reason string) string { return `order.cancelled {"from":"pending","reason":"` + reason + `"}` }
+	cancelledAfter := `order.cancelled {"from":"confirmed","reason":"customer"}`
+	declined := `order.cancelled {"code":"card_declined","from":"pending","reason":"payment_failed"}`
+	cancel := func(o Order) error {
+		_, err := w.Cancel(t.Context(), Actor{ID: o.CustomerID}, o.ID)
+		return err
+	}
+	type step = func(Order) error
+	cases := map[string]struct {
+		steps    []step
+		status   Status
+		timeline []string
+		topics   []string
+	}{
+		"payment completes": {
+			[]step{w.completed}, Confirmed, []string{tlCompleted, tlConfirmed}, []string{"order.status_changed"},
+		},
+		"payment completes twice": {
+			[]step{w.completed, w.completed}, Confirmed, []string{tlCompleted, tlConfirmed}, []string{"order.status_changed"},
+		},
+		"payment declined": {
+			[]step{w.failed}, Cancelled, []string{tlFailed, declined}, []string{"order.cancelled"},
+		},
+		"payment declined twice": {
+			[]step{w.failed, w.failed}, Cancelled, []string{tlFailed, declined}, []string{"order.cancelled"},
+		},
+		"cancelled before the charge": {
+			[]step{cancel, w.completed, w.refunded}, Cancelled, []string{cancelledBy("customer"), tlCompleted, tlRefunded}, []string{"order.cancelled"},
+		},
+		"cancelled before the charge, refund read first": {
+			[]step{cancel, w.refunded, w.completed}, Cancelled, []string{cancelledBy("customer"), tlRefunded, tlCompleted}, []string{"order.cancelled"},
+		},
+		"cancelled after the charge": {
+			[]step{w.completed, cancel, w.refunded}, Cancelled, []string{tlCompleted, tlConfirmed, cancelledAfter, tlRefunded}, []string{"order.status_changed", "order.cancelled"},
+		},
+		"cancelled, then declined": {
+			[]step{cancel, w.failed}, Cancelled, []string{cancelledBy("customer"), tlFailed}, []string{"order.cancelled"},
+		},
+		"failed after completed changes nothing": {
+			[]step{w.completed, w.failed}, Confirmed, []string{tlCompleted, tlConfirmed, tlFailed}, []string{"order.status_changed"},
+		},
+		"completed after failed changes nothing": {
+			[]step{w.failed, w.completed}, Cancelled, []string{tlFailed, declined, tlCompleted}, []string{"order.cancelled"},
+		},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			o := w.place()
+			for _, s := range c.steps {
+				require.NoError(t, s(o))
+			}
+			got := w.get(o.ID)
+			require.Equal(t, c.status, got.Status)
+			require.Equal(t, append([]string{tlCreated}, c.timeline...), w.timeline(o.ID))
+			require.Equal(t, append([]string{"order.created"}, c.topics...), w.topics(o.ID))
+			if got.Status == Cancelled {
+				require.NotEmpty(t, got.CancelReason)
+			}
+		})
+	}
+}
+
+func TestPaymentForAnotherOrderOrAmountIsNoPayment(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	o := w.place()
+	for name, wrong := range map[string]Order{
+		"unknown order":  {ID: uuid.Max, Total: o.Total, Currency: o.Currency},
+		"other amount":   {ID: o.ID, Total: o.Total - 1, Currency: o.Currency},
+		"other currency": {ID: o.ID, Total: o.Total, Currency: "INR"},
+	} {
+		for _, step := range []func(Order) error{w.completed, w.failed, w.refunded} {
+			var mismatch *MismatchError
+			require.ErrorAs(t, step(wrong), &mismatch, name)
+		}
+	}
+	require.Equal(t, o, w.get(o.ID))
+	require.Equal(t, []string{tlCreated}, w.timeline(o.ID))
+}
+
+func TestCancel(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	o := w.place()
+	_, err := w.Cancel(t.Context(), Actor{ID: uuid.Max}, o.ID)
+	require.Equal(t, errs.NotFound, errs.KindOf(err), "somebody else's order")
+	_, err = w.Cancel(t.Context(), Actor{Admin: true}, uuid.Max)
+	require.Equal(t, errs.NotFound, errs.KindOf(err))
+
+	w.pass(time.Minute)
+	got, err := w.Cancel(t.Context(), Actor{ID: someCustomer}, o.ID)
+	require.NoError(t, err)
+	require.Equal(t, ByCustomer, got.CancelReason)
+	require.Equal(t, got, w.get(o.ID))
+	require.Equal(t, o.CreatedAt.Add(time.Minute), got.UpdatedAt)
+	require.Equal(t, fmt.Sprintf(`order.cancelled {"order_id":"%s","customer_id":"%s","reason":"customer","cancelled_at":"2026-01-02T03:05:05.678901Z"}`, o.ID, someCustomer), w.emitted(o.ID)[1])
+	_, err = w.Cancel(t.Context(), Actor{ID: someCustomer}, o.ID)
+	require.Equal(t, errs.Conflict, errs.KindOf(err), "second cancel")
+
+	o = w.place()
+	got, err = w.Cancel(t.Context(), Actor{ID: uuid.Max, Admin: true}, o.ID)
+	require.NoError(t, err)
+	require.Equal(t, ByAdmin, got.CancelReason)
+	require.Equal(t, []string{"order.created", "order.cancelled"}, w.topics(o.ID))
+}
+
+func TestAdminMovesAnOrderOn(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	o := w.place()
+	_, err := w.SetStatus(t.Context(), o.ID, Confirmed)
+	require.Equal(t, errs.Conflict, errs.KindOf(err), "only a payment confirms")
+	_, err = w.SetStatus(t.Context(), o.ID, "eaten")
+	require.Equal(t, errs.Invalid, errs.KindOf(err))
+	_, err = w.SetStatus(t.Context(), uuid.Max, Preparing)
+	require.Equal(t, errs.NotFound, errs.KindOf(err))
+	require.NoError(t, w.completed(o))
+	_, err = w.SetStatus(t.Context(), o.ID, Delivered)
+	require.Equal(t, errs.Conflict, errs.KindOf(err), "no step is left out")
+	for _, to := range []Status{Preparing, OutForDelivery, Delivered} {
+		got, err := w.SetStatus(t.Context(), o.ID, to)
+		require.NoError(t, err)
+		require.Equal(t, to, got.Status)
+		_, err = w.SetStatus(t.Context(), o.ID, to)
+		require.Equal(t, errs.Conflict, errs.KindOf(err), "not twice")
+		_, err = w.Cancel(t.Context(), Actor{ID: someCustomer}, o.ID)
+		require.Equal(t, errs.Conflict, errs.KindOf(err), "too late to cancel")
+	}
+	require.Equal(t, []string{
+		tlCreated, tlCompleted, tlConfirmed,
+		`order.status_changed {"from":"confirmed","to":"preparing"}`,
+		`order.status_changed {"from":"preparing","to":"out_for_delivery"}`,
+		`order.status_changed {"from":"out_for_delivery","to":"delivered"}`,
+	}, w.timeline(o.ID))
+}
+
+func TestIdempotencyKeyReplays(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	first, err := w.Place(t.Context(), someCustomer, "k", demoPlacement())
+	require.NoError(t, err)
+	require.NoError(t, w.failed(first))
+	closed := false
+	_, err = w.ChangeRestaurant(t.Context(), demoID("001"), RestaurantInput{Name: "X", Cuisine: "X", Address: "X", Open: &closed, Currency: "EUR"})
+	require.NoError(t, err)
+
+	w.pass(24*time.Hour - time.Second)
+	again, err := w.Place(t.Context(), someCustomer, "k", demoPlacement())
+	require.NoError(t, err)
+	require.Equal(t, first, again, "as it was placed, whatever happened since")
+
+	other := demoPlacement()
+	other.Items[0].Quantity = 3
+	_, err = w.Place(t.Context(), someCustomer, "k", other)
+	require.Equal(t, errs.Invalid, errs.KindOf(err), "another body")
+
+	yes := true
+	_, err = w.ChangeRestaurant(t.Context(), demoID("001"), RestaurantInput{Name: "X", Cuisine: "X", Address: "X", Open: &yes, Currency: "EUR"})
+	require.NoError(t, err)
+	stranger, err := w.Place(t.Context(), uuid.Max, "k", other)
+	require.NoError(t, err, "keys belong to a customer")
+	require.NotEqual(t, first.ID, stranger.ID)
+
+	w.pass(time.Second)
+	later, err := w.Place(t.Context(), someCustomer, "k", other)
+	require.NoError(t, err, "forgotten after 24 h, pruned or not")
+	require.NotEqual(t, first.ID, later.ID)
+
+	n, err := w.PruneKeys(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, n)
+	w.pass(24 * time.Hour)
+	n, err = w.PruneKeys(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+}
+
+func TestARefusedRequestDoesNotUseUpItsKey(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	p := demoPlacement()
+	p.Items[0].MenuItemID = demoID("104")
+	_, err := w.Place(t.Context(), someCustomer, "k", p)
+	require.Equal(t, errs.Invalid, errs.KindOf(err))
+	_, err = w.Place(t.Context(), someCustomer, "k", demoPlacement())
+	require.NoError(t, err)
+}
+
+func TestTwentyRequestsWithOneKeyMakeOneOrder(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	var mu sync.Mutex
+	ids := map[uuid.UUID]int{}
+	var g errgroup.Group
+	for range 20 {
+		g.Go(func() error {
+			o, err := w.Place(t.Context(), someCustomer, "k", demoPlacement())
+			mu.Lock()
+			defer mu.Unlock()
+			if errs.KindOf(err) == errs.Conflict {
+				return nil
+			}
+			ids[o.ID]++
+			return err
+		})
+	}
+	require.NoError(t, g.Wait())
+	require.Len(t, ids, 1)
+	list, err := w.List(t.Context(), Filter{CustomerID: someCustomer, Limit: 10})
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+}
+
+func TestARunningKeyIsAConflict(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	held, release := make(chan struct{}), make(chan struct{})
+	var g errgroup.Group
+	g.Go(func() error {
+		return w.db.InTx(t.Context(), func(tx *outbox.Tx) error {
+			_, _, err := w.claimKey(t.Context(), tx, someCustomer, "k", demoPlacement(), w.clock())
+			close(held)
+			<-release
+			return err
+		})
+	})
+	<-held
+	_, err := w.Place(t.Context(), someCustomer, "k", demoPlacement())
+	require.Equal(t, errs.Conflict, errs.KindOf(err))
+	_, err = w.Place(t.Context(), someCustomer, "other", demoPlacement())
+	require.NoError(t, err)
+	close(release)
+	require.NoError(t, g.Wait())
+	_, err = w.Place(t.Context(), someCustomer, "k", demoPlacement())
+	require.NoError(t, err)
+}
+
+// A customer cancels at the very moment at which the payment completes: either
+// may come first, and both ends are consistent.
+func TestCancelRacesPayment(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	for range 15 {
+		o := w.place()
+		var g errgroup.Group
+		g.Go(func() error { return w.completed(o) })
+		g.Go(func() error {
+			_, err := w.Cancel(t.Context(), Actor{ID: someCustomer}, o.ID)
+			return err
+		})
+		g.Go(func() error {
+			_, err := w.CancelOverdue(t.Context())
+			return err
+		})
+		require.NoError(t, g.Wait())
+		require.Equal(t, Cancelled, w.get(o.ID).Status)
+		if w.topics(o.ID)[1] == "order.status_changed" {
+			require.Equal(t, []string{tlCreated, tlCompleted, tlConfirmed, `order.cancelled {"from":"confirmed","reason":"customer"}`}, w.timeline(o.ID))
+			require.Equal(t, []string{"order.created", "order.status_changed", "order.cancelled"}, w.topics(o.ID))
+		} else {
+			require.Equal(t, []string{tlCreated, `order.cancelled {"from":"pending","reason":"customer"}`, tlCompleted}, w.timeline(o.ID))
+			require.Equal(t, []string{"order.created", "order.cancelled"}, w.topics(o.ID))
+		}
+	}
+}
+
+// Several replicas sweep at once: every overdue order is cancelled, once.
+func TestOverdueOrdersAreCancelledOnce(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	const n = sweepBatch + 20
+	for range n {
+		w.place()
+	}
+	w.pass(time.Second)
+	paid, fresh := w.place(), w.place()
+	require.NoError(t, w.completed(paid))
+	w.pass(deadline - time.Second)
+	var mu sync.Mutex
+	total := 0
+	var g errgroup.Group
+	for range 3 {
+		g.Go(func() error {
+			n, err := w.CancelOverdue(t.Context())
+			mu.Lock()
+			defer mu.Unlock()
+			total += n
+			return err
+		})
+	}
+	require.NoError(t, g.Wait())
+	require.Equal(t, n, total)
+	require.Equal(t, Confirmed, w.get(paid.ID).Status)
+	require.Equal(t, Pending, w.get(fresh.ID).Status)
+	list, err := w.List(t.Context(), Filter{Status: Cancelled, Limit: 1000})
+	require.NoError(t, err)
+	require.Len(t, list, n)
+	require.Equal(t, []string{tlCreated, `order.cancelled {"from":"pending","reason":"payment_timeout"}`}, w.timeline(list[0].ID))
+	var events int
+	require.NoError(t, w.db.Pool.QueryRow(t.Context(), `select count(*) from msg.outbox where topic = 'order.cancelled'`).Scan(&events))
+	require.Equal(t, n, events)
+}
+
+func TestRunSweepsUntilItEnds(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	o := w.place()
+	w.pass(deadline)
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	require.Eventually(t, func() bool {
+		got, err := w.Get(t.Context(), Actor{Admin: true}, o.ID)
+		return err == nil && got.Status == Cancelled
+	}, 10*time.Second, 20*time.Millisecond)
+	stop()
+	require.NoError(t, <-done)
+}
+
+// The database itself holds the invariant, whatever the code above it does.
+func TestTheDatabaseRefusesASecondCancellation(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	o := w.place()
+	cancelled, err := w.Cancel(t.Context(), Actor{ID: someCustomer}, o.ID)
+	require.NoError(t, err)
+	_, err = w.db.Pool.Exec(t.Context(), `insert into timeline (order_id, seq, at, kind, detail, event_id)
+		values ($1, 9, now(), 'order.cancelled', '{}', $2)`, cancelled.ID, uuid.Max)
+	require.ErrorContains(t, err, "timeline_once")
+}
+
+func TestMenuReplacement(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	o := w.place()
+	yes := true
+	dal, other := demoID("101"), demoID("201")
+	got, err := w.ReplaceMenu(t.Context(), demoID("001"), MenuInput{Menu: []MenuItemInput{
+		{Name: "New", Price: 100, Available: &yes}, {ID: &dal, Name: "Dal", Price: 999, Available: &yes},
+	}})
+	require.NoError(t, err)
+	require.Len(t, got.Menu, 2)
+	require.Equal(t, MenuItem{ID: dal, Name: "Dal", Price: 999, Available: true}, got.Menu[1])
+	read, err := w.Restaurant(t.Context(), demoID("001"))
+	require.NoError(t, err)
+	require.Equal(t, got, read)
+	require.Equal(t, o, w.get(o.ID), "orders keep what they contain")
+	_, err = w.Place(t.Context(), someCustomer, "", demoPlacement())
+	require.Equal(t, map[string]string{"/items/1/menu_item_id": "is not on the menu of this restaurant"}, fields(t, err))
+
+	_, err = w.ReplaceMenu(t.Context(), demoID("001"), MenuInput{Menu: []MenuItemInput{{ID: &other, Name: "Stolen", Price: 1, Available: &yes}}})
+	require.Equal(t, errs.Invalid, errs.KindOf(err))
+	_, err = w.ReplaceMenu(t.Context(), uuid.Max, MenuInput{Menu: []MenuItemInput{}})
+	require.Equal(t, errs.NotFound, errs.KindOf(err))
+
+	require.NoError(t, w.SeedDemo(t.Context()), "again, as at the next start")
+	read, err = w.Restaurant(t.Context(), demoID("001"))
+	require.NoError(t, err)
+	require.Equal(t, got, read, "seeding leaves an Admin's changes alone")
+}
+
+func TestMenusReplacedAtOnceStayWhole(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	yes := true
+	var g errgroup.Group
+	for i := range 8 {
+		g.Go(func() error {
+			var in MenuInput
+			for range 5 {
+				in.Menu = append(in.Menu, MenuItemInput{Name: fmt.Sprint(i), Price: 1, Available: &yes})
+			}
+			_, err := w.ReplaceMenu(t.Context(), demoID("002"), in)
+			return err
+		})
+	}
+	require.NoError(t, g.Wait())
+	r, err := w.Restaurant(t.Context(), demoID("002"))
+	require.NoError(t, err)
+	require.Len(t, r.Menu, 5)
+	for _, m := range r.Menu {
+		require.Equal(t, r.Menu[0].Name, m.Name)
+	}
+}
+
+// Each list is one walk along one index, however many orders others have.
+func TestListsUseTheirIndex(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	w.place()
+	tx, err := w.db.Pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, tx.Rollback(context.WithoutCancel(t.Context()))) }()
+	_, err = tx.Exec(t.Context(), `set local enable_seqscan = off`)
+	require.NoError(t, err)
+	for index, sql := range map[string]string{
+		"orders_by_customer":      `select id from orders where customer_id = '` + someCustomer.String() + `' and id < '` + uuid.Max.String() + `' order by id desc limit 20`,
+		"orders_by_status":        `select id from orders where status = 'preparing' and id < '` + uuid.Max.String() + `' order by id desc limit 20`,
+		"orders_awaiting_payment": `select id from orders where status = 'pending' and payment_deadline <= now() order by payment_deadline limit 100 for update skip locked`,
+		"timeline_pkey":           `select max(seq) from timeline where order_id = '` + uuid.Max.String() + `'`,
+		"restaurants_by_name":     `select id from restaurants order by name, id limit 20`,
+	} {
+		var plan string
+		require.NoError(t, tx.QueryRow(t.Context(), `explain (format json) `+sql).Scan(&plan))
+		require.Contains(t, plan, index)
+		require.NotContains(t, plan, `"Sort"`, index)
+	}
+}
