@@ -54,7 +54,7 @@ func loadSMTP(r *env.Reader) notification.SMTPConfig {
 		Password: r.Secret("SMTP_PASSWORD"),
 		From:     r.String("SMTP_FROM", ""),
 		TLS:      r.OneOf("SMTP_TLS", notification.TLSStart, notification.TLSStart, notification.TLSImplicit, notification.TLSNone),
-		Timeout:  r.Duration("SMTP_TIMEOUT", 15*time.Second, time.Second, time.Minute),
+		Timeout:  r.Duration("SMTP_TIMEOUT", 15*time.Second, time.Second, 25*time.Second),
 	}
 	if host, port, err := net.SplitHostPort(c.Addr); err != nil || host == "" || port == "" {
 		r.Fail("SMTP_ADDR", "%q must be the mail server's host:port, such as smtp.example.com:587", c.Addr)

@@ -49,7 +49,7 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	})
 	if err := postgres.MigrateWait(ctx, pool, notification.Migrations, o.Log); err != nil {
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // stopped while waiting, which is no failure
+			return nil // stopped while waiting is no failure
 		}
 		return err
 	}

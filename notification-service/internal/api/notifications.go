@@ -72,7 +72,12 @@ func (h handlers) stream(w http.ResponseWriter, r *http.Request) error {
 	who := authn.From(r.Context())
 	wake, stop := h.svc.Wake(who.UserID)
 	defer stop()
-	follower, err := h.svc.Follow(r.Context(), who.UserID, last)
+	var follower *notification.Follower
+	if r.Header.Get("Last-Event-ID") != "" { // 0 too: from the very first
+		follower, err = h.svc.Resume(r.Context(), who.UserID, last)
+	} else {
+		follower, err = h.svc.Follow(r.Context(), who.UserID)
+	}
 	if err != nil {
 		return err
 	}

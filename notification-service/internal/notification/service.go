@@ -169,21 +169,25 @@ type Follower struct {
 	known int64 // up to here only what is unread is sent
 }
 
-// Follow begins a stream after the notification numbered last. With 0 it begins
-// with what is unread now. A number that was never given, such as one from
-// before a restore, begins at the end.
-func (s *Service) Follow(ctx context.Context, user uuid.UUID, last int64) (*Follower, error) {
+// Follow begins a stream with what is unread now.
+func (s *Service) Follow(ctx context.Context, user uuid.UUID) (*Follower, error) {
+	end, err := s.end(ctx, user)
+	return &Follower{s: s, user: user, known: end}, err
+}
+
+// Resume begins a stream after the notification numbered last, or, when no such
+// number was given yet (as after a restore of the database), at the end.
+func (s *Service) Resume(ctx context.Context, user uuid.UUID, last int64) (*Follower, error) {
+	end, err := s.end(ctx, user)
+	return &Follower{s: s, user: user, after: min(last, end)}, err
+}
+
+// end returns the highest number there is.
+func (s *Service) end(ctx context.Context, user uuid.UUID) (int64, error) {
 	if err := s.number(ctx, user); err != nil {
-		return nil, err
+		return 0, err
 	}
-	end, err := lastSeq(ctx, s.db.Pool, user)
-	if err != nil {
-		return nil, err
-	}
-	if last == 0 {
-		return &Follower{s: s, user: user, known: end}, nil
-	}
-	return &Follower{s: s, user: user, after: min(last, end)}, nil
+	return lastSeq(ctx, s.db.Pool, user)
 }
 
 // Next returns what is new, oldest first, and moves on. An empty answer means

@@ -380,7 +380,7 @@ func TestAStreamMissesNothingWhileManyWrite(t *testing.T) {
 	seen := make([][]int64, 4)
 	for r := range seen {
 		wg.Go(func() {
-			follower, err := replicas[r%2].Follow(ctx, user, 0)
+			follower, err := replicas[r%2].Follow(ctx, user)
 			require.NoError(t, err)
 			for len(seen[r]) < writers*each {
 				list, err := follower.Next(ctx)
@@ -389,7 +389,7 @@ func TestAStreamMissesNothingWhileManyWrite(t *testing.T) {
 					seen[r] = append(seen[r], n.Seq)
 				}
 				if r == 3 { // comes back with where it was
-					follower, err = replicas[0].Follow(ctx, user, follower.after)
+					follower, err = replicas[0].Resume(ctx, user, follower.after)
 					require.NoError(t, err)
 				}
 			}
@@ -414,16 +414,18 @@ func TestWhereAStreamBegins(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, f.MarkRead(t.Context(), user, list[2].ID)) // the second, as the newest comes first
 
-	followers := map[*Follower][]int64{}
+	unread, err := f.Follow(t.Context(), user)
+	require.NoError(t, err)
+	followers := map[*Follower][]int64{unread: {1, 3, 4, 5}}
 	for last, want := range map[int64][]int64{
-		0:  {1, 3, 4, 5}, // new: what is unread, then everything
-		1:  {2, 3, 4, 5}, // resumed: all that came after, read or not
-		4:  {5},          // resumed at the end
-		99: {5},          // a number that was never given
+		0:  {1, 2, 3, 4, 5}, // from the first, read or not
+		1:  {2, 3, 4, 5},
+		4:  {5},
+		99: {5}, // a number that was never given
 	} {
-		follower, err := f.Follow(t.Context(), user, last)
+		resumed, err := f.Resume(t.Context(), user, last)
 		require.NoError(t, err)
-		followers[follower] = want
+		followers[resumed] = want
 	}
 	f.place(user)
 	for follower, want := range followers {
