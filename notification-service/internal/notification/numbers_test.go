@@ -1,0 +1,179 @@
+package notification
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
+)
+
+func TestBatchesThatTellTheSameUsersDoNotDeadlock(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	users := make([]uuid.UUID, 20)
+	for i := range users {
+		users[i] = newUser()
+		f.register(users[i])
+	}
+	reversed := slices.Clone(users)
+	slices.Reverse(reversed)
+	var runs atomic.Int64
+	var wg sync.WaitGroup
+	for _, order := range [][]uuid.UUID{users, reversed, users, reversed} {
+		wg.Go(func() {
+			for range 5 {
+				f.tx(func(tx *outbox.Tx) error {
+					runs.Add(1)
+					for _, u := range order {
+						p := placed(u)
+						n, err := OfOrderCreated(p)
+						if err != nil {
+							return err
+						}
+						if err := f.Notify(t.Context(), tx, newEvent(p), n); err != nil {
+							return err
+						}
+						if _, err := tx.Exec(t.Context(), `select 1`); err != nil { // sends it now: locks are held from here on
+							return err
+						}
+					}
+					return nil
+				})
+			}
+		})
+		wg.Go(func() {
+			for _, u := range order {
+				_, err := f.List(t.Context(), u, 0, false, 100)
+				require.NoError(t, err)
+			}
+		})
+	}
+	wg.Wait()
+	require.EqualValues(t, 20, runs.Load(), "no transaction had to run again")
+	require.Equal(t, 20*21, f.count(`select count(*) from notifications`))
+}
+
+func TestAStreamMissesNothingWhileManyWrite(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	user := newUser()
+	second, err := pgxpool.NewWithConfig(t.Context(), f.pool.Config())
+	require.NoError(t, err)
+	t.Cleanup(second.Close)
+	replicas := []*Service{f.Service, NewService(outbox.NewDB(second, nil), nil, f.out)}
+
+	const writers, each = 6, 25
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			s := replicas[w%2]
+			for range each {
+				p := placed(user)
+				n, err := OfOrderCreated(p)
+				require.NoError(t, err)
+				require.NoError(t, s.db.InTx(t.Context(), func(tx *outbox.Tx) error { return s.Notify(t.Context(), tx, newEvent(p), n) }))
+			}
+		})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	seen := make([][]int64, 4)
+	for r := range seen {
+		wg.Go(func() {
+			follower, err := replicas[r%2].Follow(ctx, user)
+			require.NoError(t, err)
+			for len(seen[r]) < writers*each {
+				list, err := follower.Next(ctx)
+				require.NoError(t, err, "reader %d saw %d", r, len(seen[r]))
+				for _, n := range list {
+					seen[r] = append(seen[r], n.Seq)
+				}
+				if r == 3 { // comes back with where it was
+					follower, err = replicas[0].Resume(ctx, user, follower.after)
+					require.NoError(t, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for r := range seen {
+		require.Len(t, seen[r], writers*each)
+		require.True(t, slices.IsSorted(seen[r]), "reader %d", r)
+		require.Len(t, slices.Compact(slices.Clone(seen[r])), writers*each, "reader %d saw one twice", r)
+	}
+}
+
+func TestWhereAStreamBegins(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	user := newUser()
+	for range 4 {
+		f.place(user)
+	}
+	list, err := f.List(t.Context(), user, 0, false, 10)
+	require.NoError(t, err)
+	require.NoError(t, f.MarkRead(t.Context(), user, list[2].ID)) // the second, as the newest comes first
+
+	unread, err := f.Follow(t.Context(), user)
+	require.NoError(t, err)
+	followers := map[*Follower][]int64{unread: {1, 3, 4, 5}}
+	for last, want := range map[int64][]int64{
+		0:  {1, 2, 3, 4, 5}, // from the first, read or not
+		1:  {2, 3, 4, 5},
+		4:  {5},
+		99: {5}, // a number that was never given
+	} {
+		resumed, err := f.Resume(t.Context(), user, last)
+		require.NoError(t, err)
+		followers[resumed] = want
+	}
+	f.place(user)
+	for follower, want := range followers {
+		got, err := follower.Next(t.Context())
+		require.NoError(t, err)
+		seqs := []int64{}
+		for _, n := range got {
+			seqs = append(seqs, n.Seq)
+		}
+		require.Equal(t, want, seqs)
+		got, err = follower.Next(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, got)
+	}
+}
+
+func TestHotQueriesUseTheirIndexes(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	user := newUser()
+	f.register(user)
+	conn, err := f.pool.Acquire(t.Context())
+	require.NoError(t, err)
+	defer conn.Release()
+	_, err = conn.Exec(t.Context(), `set enable_seqscan = off`) // tiny tables: which index can be used, not which is worth it
+	require.NoError(t, err)
+	for sql, index := range map[string]string{
+		`select exists (select from notifications where user_id = $1 and seq is null)`:                               "notifications_unnumbered",
+		`select id from notifications where user_id = $1 and seq < 9 order by seq desc limit 20`:                     "notifications_seq",
+		`select id from notifications where user_id = $1 and seq < 9 and read_at is null order by seq desc limit 20`: "notifications_unread",
+		`select id from notifications where user_id = $1 and seq > 9 and (seq > 5 or read_at is null) order by seq`:  "notifications_seq",
+		`delete from deliveries where user_id = $1 and status = 'waiting' returning notification_id`:                 "deliveries_waiting",
+	} {
+		rows, err := conn.Query(t.Context(), `explain `+sql, user)
+		require.NoError(t, err)
+		plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		require.NoError(t, err)
+		require.Contains(t, fmt.Sprint(plan), index, sql)
+		require.NotContains(t, fmt.Sprint(plan), "Sort", sql)
+	}
+}
