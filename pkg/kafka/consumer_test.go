@@ -1,0 +1,270 @@
+package kafka_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/tiffin-platform/tiffin/pkg/event"
+	"github.com/tiffin-platform/tiffin/pkg/kafka"
+	"github.com/tiffin-platform/tiffin/pkg/kafkatest"
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
+)
+
+func TestEventDelivered100TimesHasOneEffect(t *testing.T) {
+	r := setup(t)
+	id := uuid.New()
+	e := order(id, "once")
+	stop := r.consume(kafka.On(number, topic, apply))
+	for range 99 {
+		r.produce(e)
+	}
+	r.eventually("all are handled", func() bool { return r.results("processed")+r.results("duplicate") == 99 })
+	stop()
+
+	// A new process has an empty cache: the database has to know.
+	r.consume(kafka.On(number, topic, apply))
+	r.produce(e, order(id, "another fact about the same order"))
+	r.eventually("the other fact has its effect", func() bool { return len(r.notes(id)) == 2 })
+	require.Equal(t, []string{"once", "another fact about the same order"}, r.notes(id))
+	require.Equal(t, 1, r.results("duplicate"))
+}
+
+func TestEventTwiceInOneBatchHasOneEffect(t *testing.T) {
+	r := setup(t)
+	id := uuid.New()
+	e, f := order(id, "first"), order(id, "second")
+	r.produce(e, e, f, e, f) // before the consumer starts: it reads them at once
+	r.consume(kafka.On(number, topic, apply))
+	r.eventually("all are handled", func() bool { return r.results("processed")+r.results("duplicate") == 5 })
+	require.Equal(t, []string{"first", "second"}, r.notes(id))
+}
+
+func TestConsumerNumbersAreApart(t *testing.T) {
+	r := setup(t)
+	// The same event id on two topics: each consumer handles it once.
+	id := uuid.New()
+	e := order(id, "cancelled")
+	other := e
+	other.Type = event.TypeOrderStatusChanged
+	require.NoError(t, kafka.EnsureTopics(t.Context(), r.client, r.cfg, other.Type))
+	r.consume(kafka.On(number, topic, apply), kafka.On(number+1, other.Type, apply))
+	r.produce(e, other, e, other)
+	r.eventually("all are handled", func() bool { return r.results("processed")+r.results("duplicate") == 4 })
+	require.Len(t, r.notes(id), 2)
+}
+
+// A consumer that dies after COMMIT and before it commits its offsets reads the
+// records again.
+func TestKilledBetweenCommitAndOffsetCommit(t *testing.T) {
+	r := setup(t)
+	noCommits := r.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Count: -1})
+	id := uuid.New()
+	for i := range 20 {
+		r.produce(order(id, fmt.Sprint(i)))
+	}
+	stop := r.consume(kafka.On(number, topic, apply))
+	r.eventually("all are handled", func() bool { return len(r.notes(id)) == 20 })
+	stop()
+	noCommits.Remove()
+
+	r.consume(kafka.On(number, topic, apply))
+	r.eventually("all are read again", func() bool { return r.results("duplicate") == 20 })
+	require.Len(t, r.notes(id), 20)
+	r.eventually("offsets are committed", func() bool { return r.committed(topic) })
+}
+
+func TestOffsetsAdvanceOnlyPastWhatHasAnOutcome(t *testing.T) {
+	r := setup(t)
+	id, release := uuid.New(), make(chan struct{})
+	r.produce(order(id, "slow"))
+	stop := r.consume(kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+		select {
+		case <-release:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		return apply(ctx, tx, e, p)
+	}))
+	r.eventually("the group is joined", func() bool { return r.cluster.GroupInfo(group) != nil && r.cluster.GroupInfo(group).State == "Stable" })
+	require.False(t, r.committed(topic))
+	close(release)
+	r.eventually("committed every second", func() bool { return r.committed(topic) })
+	stop()
+	require.Equal(t, []string{"slow"}, r.notes(id))
+}
+
+// A shutdown lets the running batch commit, and its offsets too.
+func TestShutdownFinishesTheRunningBatch(t *testing.T) {
+	r := setup(t)
+	id, entered := uuid.New(), make(chan struct{}, 1)
+	stop := r.consume(kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+		entered <- struct{}{}
+		if _, err := tx.Exec(ctx, `select pg_sleep(0.3)`); err != nil {
+			return err
+		}
+		return apply(ctx, tx, e, p)
+	}))
+	r.produce(order(id, "in time"))
+	<-entered
+	stop()
+	require.Equal(t, []string{"in time"}, r.notes(id))
+	require.True(t, r.committed(topic))
+}
+
+// One that does not end is cancelled, and is not counted as an attempt.
+func TestShutdownCancelsWhatTakesTooLong(t *testing.T) {
+	r := setup(t)
+	r.cc.ShutdownTimeout = 50 * time.Millisecond
+	id, entered := uuid.New(), make(chan struct{}, 1)
+	stop := r.consume(kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+		entered <- struct{}{}
+		_, err := tx.Exec(ctx, `select pg_sleep(20)`)
+		return err
+	}))
+	r.produce(order(id, "later"))
+	<-entered
+	started := time.Now()
+	stop()
+	require.Less(t, time.Since(started), 10*time.Second)
+	require.Zero(t, r.count(`select count(*) from msg.processed_events`))
+	require.Zero(t, r.count(`select count(*) from msg.outbox`))
+
+	r.consume(kafka.On(number, topic, apply))
+	r.eventually("read again", func() bool { return slices.Equal(r.notes(id), []string{"later"}) })
+}
+
+func TestRebalanceBetweenTwoConsumers(t *testing.T) {
+	r := setup(t)
+	const orders, events = 30, 10
+	ids := make([]uuid.UUID, orders)
+	for i := range ids {
+		ids[i] = uuid.New()
+	}
+	stopA := r.consume(kafka.On(number, topic, apply))
+	var stopB func()
+	for n := range events {
+		for _, id := range ids {
+			r.produce(order(id, fmt.Sprint(n)))
+		}
+		switch n {
+		case 3:
+			stopB = r.consume(kafka.On(number, topic, apply))
+		case 5:
+			_, err := r.cluster.WaitGroupStable(t.Context(), group, 2)
+			require.NoError(t, err)
+		case 7:
+			stopA()
+		}
+	}
+	r.eventually("all have their effect", func() bool { return r.count(`select count(*) from effects`) >= orders*events })
+	stopB()
+	for _, id := range ids {
+		require.Equal(t, names(events, ""), r.notes(id))
+	}
+}
+
+func TestBrokerDownAtStart(t *testing.T) {
+	r := setup(t)
+	down := r.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata}, Count: -1, TopLevel: true},
+		kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata}, Count: -1}, kfake.Fault{Keys: []kmsg.Key{kmsg.CreateTopics}, Count: -1})
+	c, err := kafka.NewConsumer(r.cfg, r.cc, r.db, r.log, r.reg, kafka.On(number, topic, apply))
+	require.NoError(t, err)
+	r.background(c.Run)
+	require.Error(t, c.Health(t.Context()))
+	r.eventually("it tries", func() bool { return down.Hits() > 3 })
+	down.Remove()
+	id := uuid.New()
+	r.eventually("topics exist", func() bool { return r.cluster.TopicInfo(dlq) != nil })
+	r.produce(order(id, "late"))
+	r.eventually("it consumes", func() bool { return len(r.notes(id)) == 1 })
+	require.NoError(t, c.Health(t.Context()))
+	require.Equal(t, "1310720", *r.cluster.TopicInfo(dlq).Configs["max.message.bytes"], "room for the headers of a dead letter")
+}
+
+func TestNewConsumerChecksItsArguments(t *testing.T) {
+	t.Parallel()
+	r := setupWithoutRelay(t)
+	ok := kafka.On(number, topic, apply)
+	for name, subs := range map[string][]kafka.Subscription{
+		"none":        {},
+		"same number": {ok, kafka.On(number, "other", apply)},
+		"same topic":  {ok, kafka.On(number+1, topic, apply)},
+		"no number":   {kafka.On(0, topic, apply)},
+		"no handler":  {{Consumer: 1, Topic: topic}},
+		"unnamed":     {kafka.On(1, "", apply)},
+	} {
+		_, err := kafka.NewConsumer(r.cfg, r.cc, r.db, r.log, nil, subs...)
+		require.Error(t, err, name)
+	}
+	_, err := kafka.NewConsumer(r.cfg, kafka.ConsumerConfig{}, r.db, r.log, nil, ok)
+	require.Error(t, err)
+}
+
+func TestApplyHelperRunsASubscription(t *testing.T) {
+	t.Parallel()
+	r := setupWithoutRelay(t)
+	e := order(uuid.New(), "direct")
+	sub := kafka.OnPrepared(number, topic,
+		func(context.Context, event.Event, event.OrderCancelled) (string, error) { return "prepared", nil },
+		func(_ context.Context, tx *outbox.Tx, e event.Event, _ event.OrderCancelled, note string) error {
+			effect(tx, e, note)
+			return nil
+		})
+	require.NoError(t, kafkatest.Apply(t, r.db, kafkatest.Find(t, []kafka.Subscription{sub}, topic), e))
+	require.Equal(t, []string{"prepared"}, r.notes(uuid.MustParse(e.Subject)))
+	require.Error(t, kafkatest.Apply(t, r.db, sub, event.Event{Type: topic, Data: []byte("{")}))
+}
+
+// Records of one batch go on without the one whose Prepare fails, and none of
+// them is prepared twice.
+func TestPrepareErrorIsolatesOneRecord(t *testing.T) {
+	r := setup(t)
+	r.cfg.Partitions = 1
+	bad := uuid.New()
+	var calls atomic.Int64
+	sub := kafka.OnPrepared(number, topic,
+		func(_ context.Context, _ event.Event, p event.OrderCancelled) (string, error) {
+			if p.OrderID == bad {
+				return "", errors.New("provider says no")
+			}
+			calls.Add(1)
+			return p.Reason, nil
+		},
+		func(_ context.Context, tx *outbox.Tx, e event.Event, _ event.OrderCancelled, note string) error {
+			effect(tx, e, note)
+			return nil
+		})
+	var ids []uuid.UUID
+	var records []*kgo.Record
+	for i := range 20 {
+		id := uuid.New()
+		if i == 10 {
+			id = bad
+		}
+		ids = append(ids, id)
+		records = append(records, record(order(id, "ok")))
+	}
+	r.produceRecords(records...)
+	r.consume(sub)
+	r.eventually("the others have their effect", func() bool { return r.count(`select count(*) from effects`) == 19 })
+	require.EqualValues(t, 19, calls.Load())
+	r.eventually("the bad one is dead", func() bool { return r.count(`select count(*) from msg.dead_letters`) == 1 })
+	require.Empty(t, r.notes(bad))
+	require.EqualValues(t, 19, calls.Load())
+	for _, id := range ids {
+		if id != bad {
+			require.Equal(t, []string{"ok"}, r.notes(id))
+		}
+	}
+}

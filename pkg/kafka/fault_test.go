@@ -1,0 +1,397 @@
+package kafka_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tiffin-platform/tiffin/pkg/event"
+	"github.com/tiffin-platform/tiffin/pkg/kafka"
+	"github.com/tiffin-platform/tiffin/pkg/kafkatest"
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
+	"github.com/tiffin-platform/tiffin/pkg/pgtest"
+	"github.com/tiffin-platform/tiffin/pkg/postgres"
+)
+
+// wire stands between a pool and its server, and can be cut.
+type wire struct {
+	l    net.Listener
+	to   string
+	down atomic.Bool
+	mu   sync.Mutex
+	live map[net.Conn]bool
+	wg   sync.WaitGroup
+}
+
+// throughWire returns a rig whose database can be cut off.
+func throughWire(t *testing.T) (*rig, *wire) {
+	t.Parallel()
+	raw := pgtest.URL(t, schema)
+	u, err := url.Parse(raw)
+	require.NoError(t, err)
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	w := &wire{l: l, to: u.Host, live: map[net.Conn]bool{}}
+	w.wg.Go(w.serve)
+	t.Cleanup(func() {
+		_ = l.Close()
+		w.cut()
+		w.wg.Wait()
+	})
+	u.Host = l.Addr().String()
+	pool, err := postgres.Open(t.Context(), postgres.Config{URL: u.String(), MaxConns: 10})
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	direct, err := postgres.Open(t.Context(), postgres.Config{URL: raw, MaxConns: 4})
+	require.NoError(t, err)
+	t.Cleanup(direct.Close)
+	cfg, cluster := kafkatest.NewCluster(t)
+	r := newRig(t, cfg, cluster, direct) // what the test asks does not go through the wire
+	r.db = outbox.NewDB(pool, postgres.NewDoorbell(pool, r.log))
+	return r, w
+}
+
+func (w *wire) serve() {
+	for {
+		in, err := w.l.Accept()
+		if err != nil {
+			return
+		}
+		if w.down.Load() {
+			_ = in.Close()
+			continue
+		}
+		out, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", w.to)
+		if err != nil {
+			_ = in.Close()
+			continue
+		}
+		w.mu.Lock()
+		w.live[in], w.live[out] = true, true
+		w.mu.Unlock()
+		pipe := func(to, from net.Conn) {
+			_, _ = io.Copy(to, from)
+			_, _ = to.Close(), from.Close()
+			w.mu.Lock()
+			delete(w.live, to)
+			w.mu.Unlock()
+		}
+		w.wg.Go(func() { pipe(out, in) })
+		w.wg.Go(func() { pipe(in, out) })
+	}
+}
+
+// cut breaks every connection and refuses new ones until mend.
+func (w *wire) cut() {
+	w.down.Store(true)
+	w.snap()
+}
+
+// snap breaks every connection; new ones are served.
+func (w *wire) snap() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for c := range w.live {
+		_ = c.Close()
+	}
+}
+
+func (w *wire) mend() { w.down.Store(false) }
+
+// An outage of the consumer's own database costs time: no attempt is counted, so
+// nothing is retried or dead.
+func TestDatabaseOutageFillsNoDLQ(t *testing.T) {
+	r, w := throughWire(t)
+	r.relay()
+	id, slow := uuid.New(), make(chan struct{}, 100)
+	r.consume(kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+		if p.Reason == "5" {
+			slow <- struct{}{}
+			if _, err := tx.Exec(ctx, `select pg_sleep(0.2)`); err != nil {
+				return fmt.Errorf("sleep: %w", err)
+			}
+		}
+		return apply(ctx, tx, e, p)
+	}))
+	for _, n := range names(6, "") {
+		r.produce(order(id, n))
+	}
+	<-slow // in the middle of a handler
+	w.cut()
+	for _, n := range names(6, "later ") {
+		r.produce(order(id, n))
+	}
+	r.eventually("consuming stops", func() bool { return r.metric("tiffin_consumer_database_down", nil) == 1 })
+	w.mend()
+	r.eventually("all have their effect", func() bool { return len(r.notes(id)) == 12 })
+	require.Equal(t, append(names(6, ""), names(6, "later ")...), r.notes(id))
+	require.Zero(t, r.count(`select count(*) from msg.dead_letters`))
+	require.Zero(t, r.count(`select count(*) from msg.parked_keys`))
+	require.Zero(t, r.size(kafka.RetryTopic(group, 1)))
+	require.Zero(t, r.metric("tiffin_consumer_database_down", nil))
+}
+
+// Connections that break at any moment, also while COMMIT is under way, neither
+// lose nor double an effect.
+func TestConnectionsThatBreakAtAnyMoment(t *testing.T) {
+	r, w := throughWire(t)
+	r.relay()
+	r.cc.BatchRecords = 20
+	const orders, events = 20, 25
+	ids := make([]uuid.UUID, orders)
+	for i := range ids {
+		ids[i] = uuid.New()
+	}
+	r.consume(kafka.On(number, topic, apply))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var broken sync.WaitGroup
+	broken.Go(func() {
+		for ctx.Err() == nil {
+			w.snap()
+			select {
+			case <-ctx.Done():
+			case <-time.After(7 * time.Millisecond):
+			}
+		}
+	})
+	for n := range events {
+		for _, id := range ids {
+			r.produce(order(id, fmt.Sprint(n)))
+		}
+	}
+	cancel()
+	broken.Wait()
+	r.eventually("all have their effect", func() bool { return r.count(`select count(*) from effects`) >= orders*events })
+	for _, id := range ids {
+		require.Equal(t, names(events, ""), r.notes(id))
+	}
+	require.Zero(t, r.count(`select count(*) from msg.dead_letters`))
+	require.Zero(t, r.size(kafka.RetryTopic(group, 1)))
+}
+
+// What fails at COMMIT has no culprit by name: it is found by halving.
+func TestUnknownCulpritAtCommit(t *testing.T) {
+	r := setup(t)
+	_, err := r.pool.Exec(t.Context(), `insert into strict values ('taken', 1)`)
+	require.NoError(t, err)
+	id, bad := uuid.New(), uuid.New()
+	events := make([]event.Event, 0, 60)
+	for i := range 60 {
+		if i == 37 {
+			events = append(events, order(bad, "taken"))
+		}
+		events = append(events, order(id, fmt.Sprint(i)))
+	}
+	r.cfg.Partitions = 1
+	r.produce(events...)
+	r.consume(kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+		tx.Queue(`insert into strict values ($1, 1)`, p.Reason)
+		return apply(ctx, tx, e, p)
+	}))
+	r.eventually("the others have their effect", func() bool { return len(r.notes(id)) == 60 })
+	require.Equal(t, names(60, ""), r.notes(id))
+	r.eventually("the culprit is dead", func() bool { return r.count(`select count(*) from msg.dead_letters`) == 1 })
+	require.Equal(t, 1, r.count(`select count(*) from msg.dead_letters where error_class = 'transient' and attempts = 4`), "a duplicate may pass: it is retried")
+	require.Zero(t, r.count(`select count(*) from msg.dead_letters where key <> $1`, []byte(bad.String())))
+}
+
+// A queued statement fails long after its handler returned; it is its own.
+func TestQueuedStatementThatFails(t *testing.T) {
+	r := setup(t)
+	id, bad := uuid.New(), uuid.New()
+	r.produce(order(id, "0"), order(bad, "bad"), order(id, "1"))
+	r.consume(kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+		amount := 1
+		if p.Reason == "bad" {
+			amount = -1
+		}
+		tx.Queue(`insert into strict values ($1, $2)`, p.Reason, amount)
+		return apply(ctx, tx, e, p)
+	}))
+	r.eventually("the others have their effect", func() bool { return len(r.notes(id)) == 2 })
+	r.eventually("it is dead at once", func() bool {
+		return r.count(`select count(*) from msg.dead_letters where error_class = 'constraint' and attempts = 1`) == 1
+	})
+	require.Empty(t, r.notes(bad))
+}
+
+// A handler that hides the error of its statement spoils the transaction for
+// the others of its batch, and is found all the same.
+func TestHandlerThatHidesAnError(t *testing.T) {
+	r := setup(t)
+	id, bad := uuid.New(), uuid.New()
+	r.produce(order(id, "0"), order(bad, "bad"), order(id, "1"), order(id, "2"))
+	r.consume(kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+		if p.Reason == "bad" {
+			_, _ = tx.Exec(ctx, `select 1/0`)
+			return nil
+		}
+		var n int
+		if err := tx.QueryRow(ctx, `select 1`).Scan(&n); err != nil {
+			return err
+		}
+		return apply(ctx, tx, e, p)
+	}))
+	r.eventually("the others have their effect", func() bool { return len(r.notes(id)) == 3 })
+	r.eventually("the culprit is dead", func() bool { return r.count(`select count(*) from msg.dead_letters`) == 1 })
+	require.Equal(t, bad.String(), string(r.read(dlq, 1)[0].Key))
+}
+
+// Two transactions that deadlock are run again; it is nobody's failed attempt.
+func TestDeadlocksAreNotCounted(t *testing.T) {
+	r := setup(t)
+	_, err := r.pool.Exec(t.Context(), `insert into strict values ('a', 1), ('b', 1)`)
+	require.NoError(t, err)
+	var both sync.WaitGroup
+	both.Add(2)
+	var first sync.Map
+	other := event.TypeOrderStatusChanged
+	require.NoError(t, kafka.EnsureTopics(t.Context(), r.client, r.cfg, other))
+	lock := func(rows ...string) func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+		return func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+			for i, note := range rows {
+				if _, err := tx.Exec(ctx, `update strict set amount = amount + 1 where note = $1`, note); err != nil {
+					return err
+				}
+				if _, again := first.LoadOrStore(e.Type, true); i == 0 && !again {
+					both.Done()
+					both.Wait()
+				}
+			}
+			return apply(ctx, tx, e, p)
+		}
+	}
+	r.consume(kafka.On(number, topic, lock("a", "b")), kafka.On(number+1, other, lock("b", "a")))
+	id := uuid.New()
+	e := order(id, "y")
+	e.Type = other
+	r.produce(order(id, "x"), e)
+	r.eventually("both have their effect", func() bool { return len(r.notes(id)) == 2 })
+	require.Equal(t, 6, r.count(`select sum(amount) from strict`))
+	require.Zero(t, r.size(kafka.RetryTopic(group, 1)))
+}
+
+// Events that a handler emits exist once, whatever became of its batch.
+func TestEmittedEventsExistOnce(t *testing.T) {
+	r := setup(t)
+	out := event.TypeOrderStatusChanged
+	require.NoError(t, kafka.EnsureTopics(t.Context(), r.client, r.cfg, out))
+	var failed atomic.Bool
+	r.consume(kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+		tx.Emit(ctx, event.New("test", event.OrderStatusChanged{OrderID: p.OrderID, To: p.Reason}))
+		if p.Reason == "7" && failed.CompareAndSwap(false, true) {
+			return errors.New("once")
+		}
+		return apply(ctx, tx, e, p)
+	}))
+	id := uuid.New()
+	var events []event.Event
+	for _, n := range names(10, "") {
+		events = append(events, order(id, n))
+	}
+	r.produce(events...)
+	r.eventually("all have their effect", func() bool { return len(r.notes(id)) == 10 })
+	got := r.read(out, 10)
+	for i, rec := range got {
+		e, err := event.Decode[event.OrderStatusChanged](event.Event{Data: rec.Value})
+		require.NoError(t, err)
+		require.Equal(t, fmt.Sprint(i), e.To)
+	}
+	require.EqualValues(t, 10, r.size(out))
+}
+
+// A head whose retry record never comes is tried without it.
+func TestSweeperTriesOverdueHeads(t *testing.T) {
+	t.Parallel()
+	r := setupWithoutRelay(t) // so no retry record is ever published
+	r.cc.OverdueAfter = 10 * time.Millisecond
+	id := uuid.New()
+	sub, _ := failing(2, errors.New("hm"), "n0")
+	r.consume(sub)
+	for _, n := range names(4, "n") {
+		r.produce(order(id, n))
+	}
+	// Lease and grace together are longer than a test: make them due.
+	r.eventually("all have their effect", func() bool {
+		_, err := r.pool.Exec(t.Context(), `update msg.parked_keys set lease_until = '-infinity', head_due = least(head_due, now() - interval '1 s')`)
+		require.NoError(t, err)
+		return len(r.notes(id)) == 4
+	})
+	require.Equal(t, names(4, "n"), r.notes(id))
+	retries := r.count(`select count(*) from msg.outbox`)
+	require.Positive(t, retries)
+
+	// The records come after all, late: they change nothing.
+	r.relay()
+	r.eventually("they are duplicates", func() bool { return r.results("duplicate") == retries })
+	require.Equal(t, names(4, "n"), r.notes(id))
+}
+
+// A process that dies between a head's success and its followers leaves them to
+// the sweepers of others; two at once do not disturb each other.
+func TestSweepersGoOnWithFollowers(t *testing.T) {
+	t.Parallel()
+	r := setupWithoutRelay(t)
+	id := uuid.New()
+	tx, err := r.pool.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), `insert into msg.parked_keys (consumer, key, head_event, head_due) values ($1, $2, null, now() - interval '1 min')`, number, []byte(id.String()))
+	require.NoError(t, err)
+	for i, n := range names(200, "n") {
+		rec := record(order(id, n))
+		_, err = tx.Exec(t.Context(), `insert into msg.parked_events (consumer, key, event_id, topic, partition, "offset", record_key, headers, value)
+			values ($1, $2, $3, $4, 0, $5, $2, $6, $7)`, number, rec.Key, header(rec, "ce_id"), topic, i, outbox.EncodeHeaders(rec.Headers), rec.Value)
+		require.NoError(t, err)
+	}
+	require.NoError(t, tx.Commit(t.Context()))
+	r.consume(kafka.On(number, topic, apply))
+	r.consume(kafka.On(number, topic, apply))
+	r.eventually("all have their effect", func() bool {
+		_, err := r.pool.Exec(t.Context(), `update msg.parked_keys set lease_until = '-infinity'`)
+		require.NoError(t, err)
+		return r.count(`select count(*) from effects`) >= 200 && r.count(`select count(*) from msg.parked_keys`) == 0
+	})
+	require.Equal(t, names(200, "n"), r.notes(id))
+}
+
+func TestProcessedEventsArePruned(t *testing.T) {
+	t.Parallel()
+	r := setupWithoutRelay(t)
+	r.cc.PruneInterval = 20 * time.Millisecond
+	r.cc.Retention = time.Hour
+	day := func(n int) uuid.UUID {
+		id := uuid.Must(uuid.NewV7())
+		at := time.Now().Add(time.Duration(n) * 24 * time.Hour).UnixMilli()
+		for i := range 6 {
+			id[i] = byte(at >> (8 * (5 - i)))
+		}
+		return id
+	}
+	kept := []uuid.UUID{day(0), uuid.New()}
+	_, err := r.pool.Exec(t.Context(), `insert into msg.processed_events (consumer, event_id, attempt, at)
+		select $1, id, 0, now() - interval '1 min' from unnest($2::uuid[]) id`, number, kept)
+	require.NoError(t, err)
+	_, err = r.pool.Exec(t.Context(), `insert into msg.processed_events (consumer, event_id, attempt, at) values
+		($1, $2, 0, now() - interval '10 days'), ($1, $3, 0, now() - interval '10 days'), ($1, $4, 17, now() - interval '1 min')`,
+		number, day(-10), day(10), day(-11)) // the last is the redrive of an old letter
+	require.NoError(t, err)
+	r.consume(kafka.On(number, topic, apply))
+	r.eventually("old claims go", func() bool { return r.count(`select count(*) from msg.processed_events`) == 3 })
+	rows, err := r.pool.Query(t.Context(), `select attempt from msg.processed_events order by 1`)
+	require.NoError(t, err)
+	left, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	require.NoError(t, err)
+	require.Equal(t, []int{0, 0, 17}, left)
+}
