@@ -125,6 +125,11 @@ func checkVersion(ctx context.Context, conn *pgx.Conn) error {
 	if err := conn.QueryRow(ctx, `select current_setting('server_version_num')`).Scan(&number); err != nil {
 		return Explain(fmt.Errorf("read server version: %w", err))
 	}
+	return supported(number)
+}
+
+// supported judges a server_version_num.
+func supported(number string) error {
 	n, err := strconv.Atoi(number)
 	if err != nil {
 		return fmt.Errorf("server version %q: %w", number, err)
