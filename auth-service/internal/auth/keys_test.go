@@ -1,0 +1,178 @@
+package auth
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tiffin-platform/tiffin/pkg/authn"
+	"github.com/tiffin-platform/tiffin/pkg/errs"
+	"github.com/tiffin-platform/tiffin/pkg/postgres"
+)
+
+// replica returns other Keys on the same database and clock.
+func (f *fixture) replica(secret string) *Keys {
+	log := slog.New(slog.DiscardHandler)
+	cfg := f.keys.cfg
+	cfg.Secret = secret
+	k := NewKeys(f.db, postgres.NewDoorbell(f.db.Pool, log), cfg, log, prometheus.NewRegistry())
+	k.now = f.clock.now
+	return k
+}
+
+func (f *fixture) published(t *testing.T) []string {
+	t.Helper()
+	set, err := f.keys.JWKS()
+	require.NoError(t, err)
+	kids := []string{}
+	for _, k := range set.Keys {
+		kids = append(kids, k.Kid)
+	}
+	return kids
+}
+
+func TestKeySchedule(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.register(t, "ann@example.com")
+	require.Len(t, f.published(t), 1)
+	first, err := f.keys.signer()
+	require.NoError(t, err)
+	old := f.login(t, "ann@example.com")
+
+	// The successor is made and published long before it signs.
+	f.clock.move(21*time.Hour + time.Minute)
+	require.NoError(t, f.keys.maintain(t.Context()))
+	require.Len(t, f.published(t), 2)
+	next := (*f.keys.keys.Load())[0]
+	require.Equal(t, first.SignUntil.Unix(), next.SignFrom.Unix())
+	require.Greater(t, next.SignFrom.Sub(f.clock.now()), publishAhead)
+	key, err := f.keys.signer()
+	require.NoError(t, err)
+	require.Equal(t, first.ID, key.ID)
+	require.NoError(t, f.keys.maintain(t.Context()))
+	require.Len(t, f.published(t), 2, "one successor is enough")
+
+	// At its time it signs, with no look at the database in between; the old one
+	// still verifies.
+	old = f.login(t, "ann@example.com")
+	f.clock.move(3*time.Hour - 2*time.Minute)
+	old, err = f.Refresh(t.Context(), old.Refresh, home)
+	require.NoError(t, err)
+	f.clock.move(2 * time.Minute)
+	key, err = f.keys.signer()
+	require.NoError(t, err)
+	require.Equal(t, next.ID, key.ID)
+	_, err = f.verifier.Verify(t.Context(), old.Access)
+	require.NoError(t, err, "a token of the old key lives to its end")
+	require.NoError(t, f.keys.maintain(t.Context()))
+	require.Len(t, f.published(t), 2)
+
+	// When the last token of the old key has ended, so has the key.
+	f.clock.move(15*time.Minute + authn.Leeway + time.Second)
+	require.NoError(t, f.keys.maintain(t.Context()))
+	require.Equal(t, []string{next.ID}, f.published(t))
+
+	// After a long sleep there is a key at once.
+	f.clock.move(1000 * time.Hour)
+	_, err = f.keys.signer()
+	require.Equal(t, errs.Unavailable, errs.KindOf(err), "times are checked at each signature")
+	require.Error(t, f.keys.Ready(t.Context()))
+	require.NoError(t, f.keys.maintain(t.Context()))
+	_, err = f.keys.signer()
+	require.NoError(t, err)
+	require.Equal(t, 1, f.count(t, `select count(*) from signing_keys`), "ended keys are removed")
+}
+
+func TestPlannedRotationVoidsNoToken(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.register(t, "ann@example.com")
+	before := f.login(t, "ann@example.com")
+	kid, at, err := f.replica("").Rotate(t.Context(), false)
+	require.NoError(t, err)
+	require.Equal(t, f.clock.now().Add(publishAhead).Unix(), at.Unix())
+	again, _, err := f.replica("").Rotate(t.Context(), false)
+	require.NoError(t, err, "asked twice: the one that never signed makes room")
+
+	require.NoError(t, f.keys.maintain(t.Context()))
+	require.Len(t, f.published(t), 2)
+	require.NotContains(t, f.published(t), kid)
+	key, err := f.keys.signer()
+	require.NoError(t, err)
+	require.NotEqual(t, again, key.ID)
+	f.clock.move(publishAhead)
+	key, err = f.keys.signer()
+	require.NoError(t, err)
+	require.Equal(t, again, key.ID)
+	_, err = f.verifier.Verify(t.Context(), before.Access)
+	require.NoError(t, err)
+	require.Equal(t, 2, f.count(t, `select count(*) from audit_log where kind = 'keys_rotated'`))
+}
+
+func TestRevokingRotationVoidsAllAccessTokensAndNoSession(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.register(t, "ann@example.com")
+	before := f.login(t, "ann@example.com")
+	kid, _, err := f.replica("").Rotate(t.Context(), true)
+	require.NoError(t, err)
+	require.NoError(t, f.keys.maintain(t.Context()))
+	require.Equal(t, []string{kid}, f.published(t))
+	_, err = f.verifier.Verify(t.Context(), before.Access)
+	require.Equal(t, errs.Unauthenticated, errs.KindOf(err))
+	after, err := f.Refresh(t.Context(), before.Refresh, home)
+	require.NoError(t, err)
+	_, err = f.verifier.Verify(t.Context(), after.Access)
+	require.NoError(t, err)
+}
+
+func TestReplicasFollowByDoorbell(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- f.keys.Run(ctx) }()
+	require.Eventually(t, func() bool {
+		f.keys.bell.Ring(keysBell)
+		_, _, err := f.replica("").Rotate(t.Context(), false)
+		return err == nil && len(f.published(t)) == 2
+	}, 20*time.Second, 50*time.Millisecond)
+	cancel()
+	require.NoError(t, <-done)
+}
+
+func TestPrivateKeysAreSealedWithTheSecret(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	secret := strings.Repeat("s", 32)
+	require.Equal(t, 1, f.count(t, `select count(*) from signing_keys where not sealed`))
+
+	// A secret that is set later seals what is there.
+	sealed := f.replica(secret)
+	require.NoError(t, sealed.Open(t.Context()))
+	require.Zero(t, f.count(t, `select count(*) from signing_keys where not sealed`))
+	var kid string
+	var box []byte
+	require.NoError(t, f.db.Pool.QueryRow(t.Context(), `select kid, private_key from signing_keys`).Scan(&kid, &box))
+	require.Equal(t, f.published(t)[0], kid)
+	_, _, err := sealed.Rotate(t.Context(), false)
+	require.NoError(t, err)
+	require.Equal(t, 2, f.count(t, `select count(*) from signing_keys where sealed`))
+
+	again := f.replica(secret)
+	require.NoError(t, again.Open(t.Context()))
+	key, err := again.signer()
+	require.NoError(t, err)
+	require.True(t, key.Key.Equal(f.keys.find(kid).Key))
+
+	require.ErrorIs(t, f.replica("").Open(t.Context()), ErrSealed)
+	require.ErrorIs(t, f.replica(strings.Repeat("t", 32)).Open(t.Context()), ErrSealed)
+	f.exec(t, `update signing_keys set private_key = 'x', sealed = false`)
+	require.ErrorContains(t, f.replica("").Open(t.Context()), "signing key")
+}
