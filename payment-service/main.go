@@ -1,0 +1,116 @@
+// Command payment-service charges orders and gives money back; see README.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tiffin-platform/tiffin/payment-service/internal/api"
+	"github.com/tiffin-platform/tiffin/payment-service/internal/payment"
+	"github.com/tiffin-platform/tiffin/payment-service/internal/simulator"
+	"github.com/tiffin-platform/tiffin/payment-service/internal/stripe"
+	"github.com/tiffin-platform/tiffin/pkg/authn"
+	"github.com/tiffin-platform/tiffin/pkg/httpx"
+	"github.com/tiffin-platform/tiffin/pkg/kafka"
+	"github.com/tiffin-platform/tiffin/pkg/obs"
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
+	"github.com/tiffin-platform/tiffin/pkg/postgres"
+	"github.com/tiffin-platform/tiffin/pkg/service"
+)
+
+func main() { service.Main(name, adminAddr, run) }
+
+func run(ctx context.Context, getenv func(string) string, stdout io.Writer) error {
+	cfg, err := loadConfig(getenv)
+	if err != nil {
+		return err
+	}
+	o, err := obs.Start(ctx, cfg.Obs, stdout)
+	if err != nil {
+		return err
+	}
+	defer o.Close()
+
+	pool, err := postgres.Open(ctx, cfg.Postgres)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	provider, closeProvider, err := openProvider(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer closeProvider()
+	var migrated atomic.Bool
+	o.Health.Decisive("postgres", func(ctx context.Context) error { return postgres.Ping(ctx, pool) })
+	o.Health.Decisive("migrations", func(context.Context) error {
+		if !migrated.Load() {
+			return errors.New("not done yet")
+		}
+		return nil
+	})
+	if err := postgres.MigrateWait(ctx, pool, payment.Migrations, o.Log); err != nil {
+		return endedBy(ctx, err)
+	}
+	migrated.Store(true)
+
+	bell := postgres.NewDoorbell(pool, o.Log)
+	db := outbox.NewDB(pool, bell)
+	client, err := kafka.NewClient(cfg.Kafka, name, o.Log, o.Registry)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	relay := outbox.NewRelay(db, client, outbox.RelayConfig{}, o.Log, o.Registry)
+	payments, err := payment.NewService(db, provider, cfg.Payment, o.Log, o.Registry, time.Now)
+	if err != nil {
+		return err
+	}
+	consumer, err := kafka.NewConsumer(cfg.Kafka, cfg.Consumer, db, o.Log, o.Registry, api.Subscriptions(payments)...)
+	if err != nil {
+		return err
+	}
+	verifier := authn.NewVerifier(cfg.Auth, authn.NewKeySet(), o.Log, o.Registry)
+	o.Health.Reported("kafka", consumer.Health)
+	o.Health.Reported("keys", func(context.Context) error { return verifier.Ready() })
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return bell.Run(ctx) })
+	g.Go(func() error { return endedBy(ctx, kafka.EnsureTopics(ctx, client, cfg.Kafka, api.Topics()...)) })
+	g.Go(func() error { return relay.Run(ctx) })
+	g.Go(func() error { return consumer.Run(ctx) })
+	g.Go(func() error { return verifier.Run(ctx) })
+	g.Go(func() error { return payments.Run(ctx) })
+	g.Go(func() error {
+		return httpx.Serve(ctx, cfg.HTTPAddr, api.Routes(payments, verifier, o.Log, o.Registry), o.Log)
+	})
+	return g.Wait()
+}
+
+// openProvider returns the provider that is set, and what closes it.
+func openProvider(ctx context.Context, cfg Config) (payment.Provider, func(), error) {
+	if cfg.Payment.ProviderName == stripe.Name {
+		return stripe.New(cfg.StripeKey, cfg.StripeBase), func() {}, nil
+	}
+	// Its own connections: it must not see, or wait for, the service's transactions.
+	own := cfg.Postgres
+	own.MaxConns = 4
+	pool, err := postgres.Open(ctx, own)
+	if err != nil {
+		return nil, nil, err
+	}
+	return simulator.New(pool, cfg.SimulatorLatency), pool.Close, nil
+}
+
+// endedBy hides an error that only says that ctx ended: stopping is no failure.
+func endedBy(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
