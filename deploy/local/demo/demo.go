@@ -32,6 +32,13 @@ func Welcome(p *runner.Platform, out io.Writer) {
 		p.GatewayURL(), p.GatewayURL(), runner.AdminEmail, runner.AdminPassword)
 }
 
+// What a reader of the demo has seen already or does not miss; make rows shows it.
+var hidden = []string{
+	"public.timeline", "simulator.calls", "id", "key", "order_id", "customer_id", "user_id", "restaurant_id", "restaurant_name",
+	"event_id", "items", "delivery_address", "method", "provider", "payment_deadline", "created_at", "updated_at", "at",
+	"body", "refund_asks", "cancel_requested", "confirms", "failure_message",
+}
+
 type play struct {
 	ctx             context.Context
 	out             io.Writer
@@ -78,7 +85,7 @@ func Play(ctx context.Context, p *runner.Platform, out io.Writer) error {
 		if err := d.timeline(o.ID); err != nil {
 			return err
 		}
-		if err := rows.Tables(ctx, p.Options, o.ID, out); err != nil {
+		if err := rows.Tables(ctx, p.Options, o.ID, hidden, out); err != nil {
 			return err
 		}
 		last = o

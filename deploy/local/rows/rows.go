@@ -31,16 +31,17 @@ func Print(ctx context.Context, o runner.Options, order string, out io.Writer) e
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := Tables(ctx, o, id.String(), out); err != nil {
+	if err := Tables(ctx, o, id.String(), nil, out); err != nil {
 		return err
 	}
 	return Records(ctx, o.Brokers(), id.String(), out)
 }
 
-// Tables writes the rows that belong to the order in the three databases.
-func Tables(ctx context.Context, o runner.Options, order string, out io.Writer) error {
+// Tables writes the rows that belong to the order in the three databases,
+// without the tables and columns that hide names.
+func Tables(ctx context.Context, o runner.Options, order string, hide []string, out io.Writer) error {
 	for _, service := range []string{"order-service", "payment-service", "notification-service"} {
-		if err := database(ctx, o.DatabaseURL(service), order, out); err != nil {
+		if err := database(ctx, o.DatabaseURL(service), order, hide, out); err != nil {
 			return fmt.Errorf("%s's database: %w (is the platform running? make run)", service, err)
 		}
 	}
@@ -56,7 +57,7 @@ type table struct {
 	Columns      []string
 }
 
-func database(ctx context.Context, url, order string, out io.Writer) error {
+func database(ctx context.Context, url, order string, hide []string, out io.Writer) error {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
 		return err
@@ -78,7 +79,7 @@ func database(ctx context.Context, url, order string, out io.Writer) error {
 	known := map[string]bool{order: true}
 	var rows map[string][]string
 	for range 2 {
-		if rows, err = matching(ctx, conn, tables, known); err != nil {
+		if rows, err = matching(ctx, conn, tables, known, hide); err != nil {
 			return err
 		}
 	}
@@ -97,7 +98,7 @@ func database(ctx context.Context, url, order string, out io.Writer) error {
 
 // matching returns the rows by table that refer to what is known, and adds to
 // it what they refer to.
-func matching(ctx context.Context, conn *pgx.Conn, tables []table, known map[string]bool) (map[string][]string, error) {
+func matching(ctx context.Context, conn *pgx.Conn, tables []table, known map[string]bool, hide []string) (map[string][]string, error) {
 	rows := map[string][]string{}
 	for _, t := range tables {
 		var where []string
@@ -119,8 +120,10 @@ func matching(ctx context.Context, conn *pgx.Conn, tables []table, known map[str
 			return nil, fmt.Errorf("%s.%s: %w", t.Schema, t.Name, err)
 		}
 		for _, text := range texts {
-			line, values := flatten(text)
-			rows[t.Schema+"."+t.Name] = append(rows[t.Schema+"."+t.Name], line)
+			line, values := flatten(text, hide)
+			if name := t.Schema + "." + t.Name; !slices.Contains(hide, name) {
+				rows[name] = append(rows[name], line)
+			}
 			for _, column := range []string{"payment_id", "provider_ref", "ref"} {
 				if v := values[column]; v != "" {
 					known[v] = true
@@ -135,8 +138,8 @@ func matching(ctx context.Context, conn *pgx.Conn, tables []table, known map[str
 }
 
 // flatten turns a row's JSON into column=value, in the order of the columns,
-// without what is null.
-func flatten(text string) (string, map[string]string) {
+// without what is empty or hidden.
+func flatten(text string, hide []string) (string, map[string]string) {
 	const longest = 90
 	values := map[string]string{}
 	var parts []string
@@ -161,6 +164,9 @@ func flatten(text string) (string, map[string]string) {
 			value = s
 		}
 		values[fmt.Sprint(name)] = value
+		if value == "" || slices.Contains(hide, fmt.Sprint(name)) {
+			continue
+		}
 		if runes := []rune(value); len(runes) > longest {
 			value = string(runes[:longest]) + "…"
 		}
