@@ -40,7 +40,7 @@ reset: ## stop Compose and delete its data
 test: ## all tests
 	$(call each,$(MODULES),go test ./...)
 e2e: ## black-box tests through :5000; TARGET=local, compose or a URL
-	cd deploy && GOWORK=off TIFFIN_E2E=1 TARGET=$(TARGET) go test -count=1 -timeout 20m ./e2e/...
+	cd deploy && GOWORK=off TARGET=$(TARGET) go test -tags e2e -count=1 -parallel 8 -timeout 20m ./e2e/
 race: ## all tests under the race detector
 	$(call each,$(MODULES),go test -race ./...)
 build: ## compile every module on its own

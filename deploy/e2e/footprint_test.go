@@ -1,0 +1,61 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+var fiveServices = []string{"gateway", "auth-service", "order-service", "payment-service", "notification-service"}
+
+// pss is a process's proportional set size in KiB: what it would free.
+func pss(t *testing.T, pid int) int {
+	t.Helper()
+	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	require.NoError(t, err)
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		var kib int
+		if _, err := fmt.Sscanf(lines.Text(), "Pss: %d kB", &kib); err == nil {
+			return kib
+		}
+	}
+	require.Fail(t, "no Pss")
+	return 0
+}
+
+// It runs first: the platform is idle then.
+func TestAAFiveIdleServicesAreSmallAndStartFast(t *testing.T) {
+	if !local(t) {
+		return
+	}
+	if _, err := os.Stat("/proc/self/smaps_rollup"); err != nil {
+		t.Log("this system does not tell a process's share of memory")
+		return
+	}
+	total := 0
+	var each []string
+	for _, s := range fiveServices {
+		kib := pss(t, target.platform.Pid(s))
+		total += kib
+		each = append(each, fmt.Sprintf("%s %d MiB", s, kib>>10))
+	}
+	t.Logf("%d MiB: %s", total>>10, strings.Join(each, ", "))
+	require.LessOrEqual(t, total>>10, 150, "MiB of all five")
+	for _, s := range fiveServices {
+		require.NoError(t, target.platform.StopPart(s))
+		begin := time.Now()
+		require.NoError(t, target.platform.StartPart(t.Context(), s))
+		took := time.Since(begin)
+		t.Logf("%s ready after %s", s, took)
+		require.Less(t, took, time.Second)
+	}
+}
