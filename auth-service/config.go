@@ -15,7 +15,7 @@ import (
 const (
 	name        = "auth-service"
 	adminAddr   = "127.0.0.1:5101"
-	databaseURL = "postgres://tiffin:tiffin@localhost:5436/auth_db?sslmode=disable"
+	databaseURL = "postgres://tiffin:tiffin@localhost:5436/auth_db?sslmode=disable" //nolint:gosec // the development database, as documented
 )
 
 // Config is what the service reads from its environment; see README.md.

@@ -43,7 +43,6 @@ func TestKeySchedule(t *testing.T) {
 	require.Len(t, f.published(t), 1)
 	first, err := f.keys.signer()
 	require.NoError(t, err)
-	old := f.login(t, "ann@example.com")
 
 	// The successor is made and published long before it signs.
 	f.clock.move(21*time.Hour + time.Minute)
@@ -60,7 +59,7 @@ func TestKeySchedule(t *testing.T) {
 
 	// At its time it signs, with no look at the database in between; the old one
 	// still verifies.
-	old = f.login(t, "ann@example.com")
+	old := f.login(t, "ann@example.com")
 	f.clock.move(3*time.Hour - 2*time.Minute)
 	old, err = f.Refresh(t.Context(), old.Refresh, home)
 	require.NoError(t, err)
