@@ -1,4 +1,43 @@
 package outbox
 
+import "strings"
+
+// EncodeEvent returns an event's headers as a row holds them.
+var EncodeEvent = encodeEvent
+
 // At sets what a relay runs at the points where a crash matters.
 func (r *Relay) At(f func(point string)) { r.at = f }
+
+// ReadSQL and the other statements, for tests of their plans.
+const (
+	ReadSQL    = sqlRead
+	PruneSQL   = sqlPrune
+	BacklogSQL = sqlBacklog
+)
+
+// Unbroken changes nothing: the relay as it is.
+func Unbroken(*Relay) {}
+
+// Naive makes a relay believe that what it does not see below a visible row
+// does not exist.
+func Naive(r *Relay) {
+	r.step = func(c cursor, seqs []int64, xmin int64, cut bool, limit int) (cursor, int) {
+		c, n := c.advance(seqs, xmin, cut, limit)
+		c.gaps = nil
+		return c, n
+	}
+}
+
+const ownXid = `pg_current_xact_id()::text::bigint`
+
+// BoundByXmax takes the end of the snapshot for the bound of new gaps.
+func BoundByXmax(r *Relay) {
+	r.sql.advance = strings.ReplaceAll(sqlAdvance, ownXid, `pg_snapshot_xmax(pg_current_snapshot())::text::bigint`)
+}
+
+// BoundLater stores gaps first and their bound with the next cursor, and takes
+// a gap without one for a rolled-back transaction.
+func BoundLater(r *Relay) {
+	r.sql.advance = strings.Replace(sqlAdvance, `array_replace($4::bigint[], 0, `+ownXid+`)`, `$4::bigint[]`, 1)
+	r.sql.acquire = strings.Replace(sqlAcquire, ownXid, `1`, 1)
+}
