@@ -207,7 +207,11 @@ func install(archive []byte, target string) error {
 		if err := os.Chmod(temp, 0o755); err != nil { //nolint:gosec // entered by another user
 			return err
 		}
-		if err := untar(inner, temp); err != nil {
+		plain, err := xz.NewReader(inner, 0)
+		if err != nil {
+			return err
+		}
+		if err := unpack(plain, temp); err != nil {
 			return err
 		}
 		if err := os.RemoveAll(target); err != nil {
@@ -218,18 +222,15 @@ func install(archive []byte, target string) error {
 	return errors.New("no .txz inside")
 }
 
-func untar(from io.Reader, dir string) error {
-	plain, err := xz.NewReader(from, 0)
-	if err != nil {
-		return err
-	}
+// unpack writes a tar's files into dir and nowhere else.
+func unpack(from io.Reader, dir string) error {
 	// A root refuses names and links that lead out of it.
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = root.Close() }()
-	for files := tar.NewReader(plain); ; {
+	for files := tar.NewReader(from); ; {
 		h, err := files.Next()
 		if errors.Is(err, io.EOF) {
 			return nil

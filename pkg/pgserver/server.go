@@ -3,6 +3,7 @@
 package pgserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -217,9 +218,16 @@ func (s *Server) ready(ctx context.Context) error {
 	for {
 		conn, err := s.connect(ctx)
 		if err == nil {
-			err = s.createDatabases(ctx, conn)
+			var ours bool
+			// The port may have another server, while ours is about to give up.
+			err = conn.QueryRow(ctx, `select current_setting('data_directory') = $1`, s.opts.Data).Scan(&ours)
+			if err == nil && ours {
+				err = s.createDatabases(ctx, conn)
+				_ = conn.Close(ctx)
+				return err
+			}
 			_ = conn.Close(ctx)
-			return err
+			err = cmp.Or(err, errors.New("another PostgreSQL has the port"))
 		}
 		select {
 		case <-s.Done():

@@ -56,7 +56,7 @@ func Records(ctx context.Context, brokers []string, order string, out io.Writer)
 	}
 	slices.SortStableFunc(records, func(a, b *kgo.Record) int { return a.Timestamp.Compare(b.Timestamp) })
 	for _, r := range records {
-		_, _ = fmt.Fprintf(out, "  %s  %-26s %2d/%-4d ce_id=%s%s\n    %s\n",
+		_, _ = fmt.Fprintf(out, "  %s  %-31s %2d/%-4d ce_id=%s%s\n    %s\n",
 			r.Timestamp.UTC().Format("15:04:05.000"), r.Topic, r.Partition, r.Offset, header(r, "ce_id"), attempts(r), r.Value)
 	}
 	return nil

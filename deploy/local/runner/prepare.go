@@ -82,13 +82,11 @@ func build(ctx context.Context, o Options, bin string, c *console) error {
 		if name == runnerBinary {
 			module, pkg = "deploy", "./local"
 		}
-		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(bin, name), pkg) //nolint:gosec // constants
+		cmd := exec.Command("go", "build", "-o", filepath.Join(bin, name), pkg) //nolint:gosec // constants
 		cmd.Dir = filepath.Join(o.Root, module)
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
-		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
-		cmd.WaitDelay = 5 * time.Second
-		if err := cmd.Run(); err != nil {
+		if err := wait(ctx, cmd); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -97,6 +95,20 @@ func build(ctx context.Context, o Options, bin string, c *console) error {
 	}
 	c.say("built in %.1fs", time.Since(began).Seconds())
 	return nil
+}
+
+// wait runs a command that ends with us, as the parts do.
+func wait(ctx context.Context, cmd *exec.Cmd) error {
+	p, err := proc.Start(cmd, syscall.SIGTERM)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		p.Stop(syscall.SIGINT, 5*time.Second)
+	case <-p.Done():
+	}
+	return p.Err()
 }
 
 // dataDir returns the directory of the PostgreSQL data of one major version:
@@ -113,6 +125,13 @@ func dataDir(ctx context.Context, o Options, id pgserver.Identity, major int) (s
 	}
 	if id.CanEnter(ctx, dir) {
 		return dir, nil
+	}
+	// A temporary directory is closed to everybody else: let others pass
+	// through ours, if that is all that is in the way.
+	if info, err := os.Stat(o.Dir); err == nil && info.Mode().Perm()&0o001 == 0 {
+		if err := os.Chmod(o.Dir, info.Mode().Perm()|0o111); err == nil && id.CanEnter(ctx, dir) { //nolint:gosec // see above
+			return dir, nil
+		}
 	}
 	if err := os.Remove(dir); err != nil {
 		return "", err
