@@ -1,5 +1,10 @@
 package inbox
 
+import "strconv"
+
+// RetryTopic names a group's topic for its nth retry, from 1.
+func RetryTopic(group string, n int) string { return group + ".retry." + strconv.Itoa(n) }
+
 // Headers that a record gains on its way through retries to its dead letter.
 // Their values are ASCII text; each occurs once, the newest value.
 const (

@@ -3,6 +3,7 @@ package kafka_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -137,19 +138,25 @@ func TestBadRetryRecords(t *testing.T) {
 	})
 }
 
-// A record that leaves no room for the headers of a retry is dead instead.
+// A topic may allow more than a retry topic can take. Such a record is dead at
+// its first failure; the largest ones are in the table only.
 func TestRecordTooLargeForARetry(t *testing.T) {
 	r := setup(t)
-	rec := record(order(uuid.New(), strings.Repeat("x", 1<<20-300)))
-	sub := kafka.On(number, topic, func(context.Context, *outbox.Tx, event.Event, event.OrderCancelled) error {
-		return context.DeadlineExceeded
-	})
-	for n := 0; n < 64<<10; n += 1000 {
-		setHeader(rec, "x-n"+strings.Repeat("n", n/1000), "")
+	large := event.TypeOrderStatusChanged
+	require.NoError(t, r.cluster.CreateTopic(large, 1, map[string]string{"max.message.bytes": "2000000"}))
+	client, err := kafka.NewClient(r.cfg, "test", r.log, nil, kgo.ProducerBatchMaxBytes(2_000_000))
+	require.NoError(t, err)
+	defer client.Close()
+	r.consume(kafka.Subscription{Consumer: number, Topic: large, Apply: func(context.Context, *outbox.Tx, event.Event, any) error {
+		return errors.New("not today")
+	}})
+	for _, n := range []int{1_110_000, 1_300_000} {
+		rec := record(event.New("test", event.OrderStatusChanged{OrderID: uuid.New(), To: strings.Repeat("x", n)}))
+		require.NoError(t, client.ProduceSync(t.Context(), rec).FirstErr())
 	}
-	r.produceRecords(rec)
-	r.consume(sub)
-	r.eventually("it has an outcome", func() bool {
-		return r.count(`select count(*) from msg.dead_letters`)+int(r.size(kafka.RetryTopic(group, 1))) == 1
+	r.eventually("both are dead", func() bool {
+		return r.count(`select count(*) from msg.dead_letters where error_class = 'oversize'`) == 2
 	})
+	require.Len(t, r.read(dlq, 1), 1)
+	require.Zero(t, r.size(kafka.RetryTopic(group, 1)))
 }

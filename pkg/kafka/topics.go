@@ -13,10 +13,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tiffin-platform/tiffin/pkg/inbox"
 )
 
 // RetryTopic names a group's topic for its nth retry, 1 to Retries.
-func RetryTopic(group string, n int) string { return group + ".retry." + strconv.Itoa(n) }
+func RetryTopic(group string, n int) string { return inbox.RetryTopic(group, n) }
 
 // EnsureTopics returns when all topics exist, creating those that do not with
 // cfg's partitions and replication. It waits for a broker that is down and for
