@@ -31,7 +31,7 @@ const (
 	saltLen = 16
 	keyLen  = 32
 	// hashWait is how long a request waits for its turn to hash.
-	hashWait = 3 * time.Second
+	hashWait = 5 * time.Second
 	// hashQueue is how many requests may wait per slot.
 	hashQueue = 32
 )

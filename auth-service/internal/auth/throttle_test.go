@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -27,12 +26,18 @@ func (f *fixture) age(t *testing.T, by time.Duration) {
 	f.exec(t, `update login_failures set updated_at = updated_at - make_interval(secs => $1)`, by.Seconds())
 }
 
+// allowed is how many tries pass from start on: buckets drain while tests run.
+func (r rate) allowed(start time.Time) int {
+	return int(r.burst) + int(time.Since(start)/r.every) + 1
+}
+
 func TestGuessesAtOneAccountFromManyAddressesAreLimited(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	u := f.register(t, "ann@example.com")
 	f.login(t, u.Email) // home is familiar from now on
 
+	start := time.Now()
 	wrong, limited := 0, 0
 	for n := range 49 {
 		_, err := f.Login(t.Context(), u.Email, "wrong password", address(n))
@@ -46,8 +51,10 @@ func TestGuessesAtOneAccountFromManyAddressesAreLimited(t *testing.T) {
 			require.LessOrEqual(t, e.RetryAfter, 2*time.Minute)
 		}
 	}
-	require.Equal(t, int(perAccount.burst), wrong)
+	require.GreaterOrEqual(t, wrong, int(perAccount.burst))
+	require.LessOrEqual(t, wrong, perAccount.allowed(start))
 	require.Equal(t, 49-wrong, limited)
+	f.fill(t)
 
 	// The right password from elsewhere waits as well, or guessing would go on.
 	_, err := f.Login(t.Context(), u.Email, good, address(77))
@@ -65,6 +72,7 @@ func TestGuessesFromOneAddressAtManyAccountsAreLimited(t *testing.T) {
 	f := setup(t)
 	u := f.register(t, "ann@example.com")
 	attacker := from("203.0.113.5")
+	start := time.Now()
 	wrong := 0
 	for n := range 49 {
 		_, err := f.Login(t.Context(), fmt.Sprintf("user%d@example.com", n), "wrong password", attacker)
@@ -74,8 +82,8 @@ func TestGuessesFromOneAddressAtManyAccountsAreLimited(t *testing.T) {
 			require.Equal(t, errs.RateLimited, errs.KindOf(err))
 		}
 	}
-	// One token may have drained in the time this took.
-	require.InDelta(t, perAddress.burst, wrong, 2)
+	require.GreaterOrEqual(t, wrong, int(perAddress.burst))
+	require.LessOrEqual(t, wrong, perAddress.allowed(start))
 	f.login(t, u.Email) // others are not concerned
 	f.age(t, 30*time.Second)
 	_, err := f.Login(t.Context(), u.Email, good, attacker)
@@ -86,6 +94,7 @@ func TestGuessesAtOnceAreNotFree(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	u := f.register(t, "ann@example.com")
+	start := time.Now()
 	var wrong atomic.Int64
 	var wg sync.WaitGroup
 	for n := range 40 {
@@ -96,7 +105,7 @@ func TestGuessesAtOnceAreNotFree(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	require.LessOrEqual(t, wrong.Load(), int64(perAccount.burst)+1)
+	require.LessOrEqual(t, int(wrong.Load()), perAccount.allowed(start))
 }
 
 func TestGoodLoginsDoNotCount(t *testing.T) {
@@ -111,18 +120,29 @@ func TestGoodLoginsDoNotCount(t *testing.T) {
 	require.Less(t, level, 0.5)
 }
 
+// fill makes every bucket full now, whatever drained meanwhile.
+func (f *fixture) fill(t *testing.T) {
+	t.Helper()
+	f.exec(t, `update login_failures set updated_at = clock_timestamp() where level > 5`)
+}
+
 func TestUnknownUsersAreThrottledLikeKnownOnes(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	u := f.register(t, "ann@example.com")
-	var answers [2][]string
+	var answers [2]map[string]bool
 	for i, email := range []string{u.Email, "nobody@example.com"} {
-		for n := range int(perAccount.burst) + 3 {
+		answers[i] = map[string]bool{}
+		for n := range int(perAccount.burst) + 5 {
 			_, err := f.Login(t.Context(), email, "wrong password", address(1000*i+n))
 			require.Error(t, err)
-			answers[i] = append(answers[i], err.Error())
+			answers[i][err.Error()] = true
+			if n < int(perAccount.burst) {
+				require.Equal(t, errs.Unauthenticated, errs.KindOf(err))
+			}
 		}
 	}
+	require.Len(t, answers[0], 2)
 	require.Equal(t, answers[0], answers[1])
 }
 
@@ -130,21 +150,20 @@ func TestUnknownUserTakesTheTimeOfAHash(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	u := f.register(t, "ann@example.com")
-	median := func(email string) time.Duration {
-		var took []time.Duration
-		for n := range 7 {
+	// The fastest of some, taken in turn: what else the machine does only adds.
+	fastest := map[string]time.Duration{u.Email: time.Hour, "nobody@example.com": time.Hour}
+	for n := range int(perAccount.burst) {
+		for email := range fastest {
 			start := time.Now()
 			_, err := f.Login(t.Context(), email, "wrong password", address(n))
 			require.Equal(t, errs.Unauthenticated, errs.KindOf(err))
-			took = append(took, time.Since(start))
+			fastest[email] = min(fastest[email], time.Since(start))
 		}
-		slices.Sort(took)
-		return took[len(took)/2]
 	}
-	known, unknown := median(u.Email), median("nobody@example.com")
+	known, unknown := fastest[u.Email].Seconds(), fastest["nobody@example.com"].Seconds()
 	// A hash takes some 30 ms, everything else 2: without one the ratio is 10.
-	require.Less(t, known.Seconds(), 3*unknown.Seconds(), "known %s, unknown %s", known, unknown)
-	require.Less(t, unknown.Seconds(), 3*known.Seconds(), "known %s, unknown %s", known, unknown)
+	require.Less(t, known, 3*unknown)
+	require.Less(t, unknown, 3*known)
 }
 
 func TestPasswordGuessesWithAStolenTokenAreLimited(t *testing.T) {
@@ -153,6 +172,7 @@ func TestPasswordGuessesWithAStolenTokenAreLimited(t *testing.T) {
 	u := f.register(t, "ann@example.com")
 	p, err := f.verifier.Verify(t.Context(), f.login(t, u.Email).Access)
 	require.NoError(t, err)
+	start := time.Now()
 	wrong := 0
 	for n := range 20 {
 		err := f.ChangePassword(t.Context(), u.ID, p.SessionID, "wrong password", "a better password", address(n))
@@ -162,6 +182,6 @@ func TestPasswordGuessesWithAStolenTokenAreLimited(t *testing.T) {
 			require.Equal(t, errs.RateLimited, errs.KindOf(err))
 		}
 	}
-	require.Equal(t, int(perAccount.burst), wrong)
+	require.LessOrEqual(t, wrong, perAccount.allowed(start))
 	f.login(t, u.Email)
 }
