@@ -44,11 +44,8 @@ func (p *publisher) send(rows []outboxRow, after cursor, alone bool) *batch {
 	// One more than there are, so that the batch is not done while it is sent.
 	b.left.Store(int64(len(rows)) + 1)
 	for i, row := range rows {
-		if _, known := p.acked[row.seq]; known {
-			delete(p.acked, row.seq)
-			p.outcome(b, i, nil)
-			continue
-		}
+		_, known := p.acked[row.seq]
+		delete(p.acked, row.seq)
 		headers, err := DecodeHeaders(row.headers)
 		if err == nil && !legalTopic(row.topic) {
 			err = kerr.InvalidTopicException
@@ -56,6 +53,10 @@ func (p *publisher) send(rows []outboxRow, after cursor, alone bool) *batch {
 		if err != nil {
 			// Nothing about it can change: no need to ask Kafka.
 			b.dead = append(b.dead, deadRow{row, err.Error()})
+			p.outcome(b, i, nil)
+			continue
+		}
+		if known {
 			p.outcome(b, i, nil)
 			continue
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -175,12 +176,21 @@ func (w *world) drained() {
 	require.Eventually(w.t, func() bool { return w.backlog() == 0 }, patience, 5*time.Millisecond)
 }
 
-func ids(records []*kgo.Record) []string {
-	list := make([]string, 0, len(records))
-	for _, r := range records {
-		list = append(list, header(r, event.HeaderID))
+// counting is a logger that counts warnings.
+func counting(n *atomic.Int64) *slog.Logger { return slog.New(countHandler{slog.DiscardHandler, n}) }
+
+type countHandler struct {
+	slog.Handler
+	n *atomic.Int64
+}
+
+func (h countHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h countHandler) Handle(_ context.Context, r slog.Record) error {
+	if r.Level == slog.LevelWarn {
+		h.n.Add(1)
 	}
-	return list
+	return nil
 }
 
 func header(r *kgo.Record, name string) string {
