@@ -82,7 +82,7 @@ func build(ctx context.Context, o Options, bin string, c *console) error {
 		if name == runnerBinary {
 			module, pkg = "deploy", "./local"
 		}
-		cmd := exec.Command("go", "build", "-o", filepath.Join(bin, name), pkg) //nolint:gosec // constants
+		cmd := exec.Command("go", "build", "-buildvcs=false", "-o", filepath.Join(bin, name), pkg) //nolint:gosec // constants
 		cmd.Dir = filepath.Join(o.Root, module)
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
