@@ -2,6 +2,8 @@ package edge
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"net"
 	"strconv"
 	"strings"
@@ -24,10 +26,20 @@ import (
 type conn struct {
 	net.Conn
 	scan   scanner
+	heads  atomic.Int64 // requests whose head has begun, as the scanner counts
 	badAt  atomic.Int64 // number of the first refused request, 0 for none
+	inBody atomic.Bool  // the body of the present request has not come in full
 	served int64        // requests that reached the handler; used by one goroutine
 	answer func(c *conn, status int) []byte
+
+	lingered atomic.Bool
+	hurry    *atomic.Bool // the gateway's: closes are to be immediate
 }
+
+const (
+	lingerTime  = time.Second
+	lingerBytes = 8 << 20
+)
 
 // writeTimeout is how long a client may take to accept a piece of an answer.
 const writeTimeout = 30 * time.Second
@@ -35,7 +47,10 @@ const writeTimeout = 30 * time.Second
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 && c.badAt.Load() == 0 {
-		if at := c.scan.feed(p[:n]); at != 0 {
+		at := c.scan.feed(p[:n])
+		c.heads.Store(c.scan.heads)
+		c.inBody.Store(c.scan.state != inHead)
+		if at != 0 {
 			c.badAt.Store(at)
 		}
 	}
@@ -55,21 +70,41 @@ func (c *conn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// CloseWrite lets net/http end its side first, so that an answer to a request
-// that was not read in full is not lost to a reset.
-func (c *conn) CloseWrite() error {
-	if t, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return t.CloseWrite()
+// CloseWrite is called when net/http closes although the client may still be
+// sending.
+func (c *conn) CloseWrite() error { return c.linger() }
+
+// Close closes. net/http does not wait for the rest of a body when the client
+// said that it closes as well, so that is done here.
+func (c *conn) Close() error {
+	if c.inBody.Load() {
+		_ = c.linger() // what matters is the close
 	}
-	return nil
+	return c.Conn.Close()
+}
+
+// linger ends this side and takes what comes for a moment longer: bytes that
+// arrive at a closed connection are answered with a reset, and that can destroy
+// the answer before the client has read it.
+func (c *conn) linger() error {
+	t, ok := c.Conn.(*net.TCPConn)
+	if !ok || c.lingered.Swap(true) || c.hurry.Load() {
+		return nil
+	}
+	if err := errors.Join(t.CloseWrite(), t.SetReadDeadline(time.Now().Add(lingerTime))); err != nil {
+		return err
+	}
+	_, err := io.CopyN(io.Discard, t, lingerBytes)
+	return err
 }
 
 // refused counts a request that reached the handler and tells whether its
-// framing is to be refused.
+// framing is to be refused: it is the first unacceptable one or later, or none
+// that the scanner saw.
 func (c *conn) refused() bool {
 	c.served++
 	bad := c.badAt.Load()
-	return bad != 0 && c.served >= bad
+	return bad != 0 && c.served >= bad || bad == 0 && c.served > c.heads.Load()
 }
 
 // nativeAnswer recognises an answer that net/http gave by itself, in one write

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
+	"sync/atomic"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus"
@@ -48,6 +49,7 @@ type Gateway struct {
 	limited  *prometheus.CounterVec
 	times    times
 	stopping chan struct{} // closed when streams must end
+	hurry    atomic.Bool   // connections are cut now
 }
 
 // New returns a gateway.

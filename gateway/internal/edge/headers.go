@@ -46,6 +46,7 @@ func scrub(h http.Header) {
 	delete(h, "Connection")
 	delete(h, "Te")
 	delete(h, "Trailer")
+	delete(h, "Expect") // the gateway gives the 100 itself, when it passes the body on
 	for name := range h {
 		if claims[name] || claimed(name) {
 			delete(h, name)

@@ -127,6 +127,7 @@ func (g *Gateway) adopt(resp *http.Response) error {
 	for name, v := range x.fields {
 		set[name] = v
 	}
+	x.settleBody()
 	if x.route.noStore {
 		h.Set("Cache-Control", "no-store")
 	}
@@ -143,11 +144,11 @@ func (g *Gateway) fail(w http.ResponseWriter, out *http.Request, err error) {
 	for name, v := range x.fields {
 		w.Header()[name] = v
 	}
+	x.settleBody()
 	e := &errs.Error{Kind: errs.BadGateway, Detail: "the service broke off; try again", RetryAfter: retryAfter, Err: err}
 	switch down, isDown := errors.AsType[*upstream.DownError](err); {
 	case x.body.problem() != nil:
 		// First, because net/http ends the context as well when a body fails.
-		w.Header().Set("Connection", "close")
 		e = x.body.problem()
 	case x.in.Context().Err() != nil:
 		httpx.WriteProblem(w, x.in, context.Canceled) // the client left
@@ -164,10 +165,25 @@ func (g *Gateway) fail(w http.ResponseWriter, out *http.Request, err error) {
 	httpx.WriteProblem(w, x.in, e)
 }
 
+// settleBody prepares for an answer that comes before the request's body was
+// read to its end. net/http would wait for the rest first, behind the read that
+// is under way, for as long as the client takes. So answer at once, and close:
+// after a body that broke off the next request cannot be found.
+func (x *exchange) settleBody() {
+	if x.body == nil || x.body.done.Load() {
+		return
+	}
+	if err := http.NewResponseController(x.w).EnableFullDuplex(); err != nil {
+		httpx.Note(x.in.Context(), slog.String("early_answer", err.Error()))
+	}
+	x.w.Header().Set("Connection", "close")
+}
+
 // requestBody watches a body on its way to the service.
 type requestBody struct {
 	io.ReadCloser
 	n      int64
+	done   atomic.Bool // read to its end
 	failed atomic.Pointer[errs.Error]
 }
 
@@ -178,7 +194,9 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		b.failed.Store(tooLarge())
 		return 0, tooLarge()
 	}
-	if err != nil && err != io.EOF {
+	if err == io.EOF {
+		b.done.Store(true)
+	} else if err != nil {
 		b.failed.Store(&errs.Error{Kind: errs.Malformed, Detail: "the body ended early, came too slowly or is badly framed", Err: err})
 	}
 	return n, err

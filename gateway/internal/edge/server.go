@@ -47,6 +47,7 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
 	err := srv.Shutdown(limit)
 	if errors.Is(err, context.DeadlineExceeded) {
 		g.log.Warn("requests were cut at shutdown", "after", drainTimeout.String())
+		g.hurry.Store(true)
 		err = srv.Close()
 	}
 	if end := <-done; !errors.Is(end, http.ErrServerClosed) {
@@ -66,5 +67,5 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: c, answer: l.gateway.answerNative}, nil
+	return &conn{Conn: c, answer: l.gateway.answerNative, hurry: &l.gateway.hurry}, nil
 }
