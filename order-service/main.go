@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -72,9 +73,7 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	o.Health.Reported("kafka", consumer.Health)
 	o.Health.Reported("keys", func(context.Context) error { return verifier.Ready() })
 	if cfg.SeedDemoData {
-		if err := orders.SeedDemo(ctx); err != nil {
-			return endedBy(ctx, err)
-		}
+		seed(ctx, orders, o.Log)
 	}
 	migrated.Store(true)
 
@@ -89,6 +88,21 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 		return httpx.Serve(ctx, cfg.HTTPAddr, api.Routes(orders, bell, verifier, o.Log, o.Registry), o.Log)
 	})
 	return g.Wait()
+}
+
+// seed stores the demo catalogue, as often as it takes.
+func seed(ctx context.Context, orders *order.Service, log *slog.Logger) {
+	for {
+		err := orders.SeedDemo(ctx)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		log.Warn("demo data not stored, trying again", "error", err.Error())
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // endedBy hides an error that only says that ctx ended: stopping is no failure.

@@ -18,6 +18,7 @@ import (
 	"github.com/tiffin-platform/tiffin/pkg/authn"
 	"github.com/tiffin-platform/tiffin/pkg/authn/authntest"
 	"github.com/tiffin-platform/tiffin/pkg/event"
+	"github.com/tiffin-platform/tiffin/pkg/kafka"
 	"github.com/tiffin-platform/tiffin/pkg/kafkatest"
 	"github.com/tiffin-platform/tiffin/pkg/pgtest"
 	"github.com/tiffin-platform/tiffin/pkg/service/servicetest"
@@ -101,10 +102,7 @@ func TestOrderOverHTTPAndKafka(t *testing.T) {
 	token := issuer.Token(uuid.New(), authn.Customer)
 	o := place(t, s.HTTP, token)
 
-	client, err := kgo.NewClient(kgo.SeedBrokers(broker.Brokers...), kgo.ConsumeTopics(event.TypeOrderCreated, event.TypeOrderStatusChanged),
-		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()), kgo.MetadataMinAge(50*time.Millisecond), kgo.MetadataMaxAge(200*time.Millisecond), kgo.UnknownTopicRetries(-1))
-	require.NoError(t, err)
-	defer client.Close()
+	client := consume(t, broker, event.TypeOrderCreated, event.TypeOrderStatusChanged)
 	e := next(t, client)
 	require.Equal(t, event.TypeOrderCreated, e.Type)
 	require.Equal(t, o.ID.String(), e.Subject)
@@ -133,6 +131,33 @@ func TestOrderOverHTTPAndKafka(t *testing.T) {
 		return len(kinds) >= 4
 	})
 	require.Equal(t, []string{"order.created", "payment.completed", "order.status_changed", "payment.refunded"}, kinds)
+}
+
+// A payment of another amount confirms nothing and is kept for people to look at.
+func TestPaymentOfAnotherAmountIsDeadLettered(t *testing.T) {
+	t.Parallel()
+	issuer := authntest.New(t)
+	broker := kafkatest.New(t)
+	s := servicetest.Boot(t, run, settings(t, issuer, pgtest.URL(t, order.Migrations), broker.Brokers[0]))
+	token := issuer.Token(uuid.New(), authn.Customer)
+	o := place(t, s.HTTP, token)
+	client := consume(t, broker, "order.failed.dlq")
+	wrong := event.New("payment-service", event.PaymentCompleted{PaymentID: uuid.New(), OrderID: o.ID, Amount: 1, Currency: o.Currency})
+	produce(t, client, wrong)
+	require.Equal(t, wrong.ID, next(t, client).ID)
+	_, body := call(t, token, "GET", s.HTTP+"/orders/"+o.ID.String(), "")
+	require.Contains(t, body, `"status":"pending"`)
+}
+
+// consume gives a client that reads topics from their start, and produces.
+func consume(t *testing.T, broker kafka.Config, topics ...string) *kgo.Client {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(broker.Brokers...), kgo.ConsumeTopics(topics...),
+		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()), kgo.MetadataMinAge(50*time.Millisecond),
+		kgo.MetadataMaxAge(200*time.Millisecond), kgo.UnknownTopicRetries(-1))
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	return client
 }
 
 func produce(t *testing.T, client *kgo.Client, e event.Event) {
@@ -167,14 +192,22 @@ func next(t *testing.T, client *kgo.Client) event.Event {
 	}
 }
 
+// Orders are taken while the broker is down, and told of when it is back, also
+// by another process.
 func TestOrdersAreTakenWithTheBrokerDown(t *testing.T) {
 	t.Parallel()
 	issuer := authntest.New(t)
-	s := servicetest.Boot(t, run, settings(t, issuer, pgtest.URL(t, order.Migrations), ""))
-	place(t, s.HTTP, issuer.Token(uuid.New(), authn.Customer))
+	database := pgtest.URL(t, order.Migrations)
+	s := servicetest.Boot(t, run, settings(t, issuer, database, ""))
+	o := place(t, s.HTTP, issuer.Token(uuid.New(), authn.Customer))
 	status, body := call(t, "", "GET", s.Admin+"/readyz", "")
 	require.Equal(t, 200, status)
 	require.NotContains(t, body, `"kafka":"ok"`, "the broker's state is told, but not decisive")
+	s.Stop()
+
+	broker := kafkatest.New(t)
+	servicetest.Boot(t, run, settings(t, issuer, database, broker.Brokers[0]))
+	require.Equal(t, o.ID.String(), next(t, consume(t, broker, event.TypeOrderCreated)).Subject)
 }
 
 func TestTwoReplicasStartAtOnceOnAnEmptyDatabase(t *testing.T) {

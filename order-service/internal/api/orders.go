@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 
 	"github.com/google/uuid"
@@ -32,6 +33,7 @@ func (a *api) placeOrder(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	httpx.Note(r.Context(), slog.String("order_id", o.ID.String()))
 	w.Header().Set("Location", "/orders/"+o.ID.String())
 	return httpx.WriteJSON(w, http.StatusCreated, o)
 }

@@ -159,6 +159,9 @@ func TestAdminStatus(t *testing.T) {
 		require.Equal(t, 200, a.status, a.body)
 		require.JSONEq(t, orderJSON(id, to, ""), a.body)
 	}
+	other := w.place(asha)
+	a := w.call(root, "POST", "/admin/orders/"+other+"/status", `{"status":"cancelled"}`)
+	require.JSONEq(t, orderJSON(other, "cancelled", `"cancel_reason":"admin",`), a.body)
 	problem(t, w.call(asha, "POST", "/orders/"+id+"/cancel", ""), 409, "conflict", "Conflict", "an order that is delivered cannot become cancelled", "/orders/"+id+"/cancel")
 }
 

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"net/http"
 	"strings"
@@ -23,7 +24,9 @@ type sseEvent struct{ id, event, data string }
 
 func (w *world) stream(base, token, path, lastID string) *sse {
 	w.t.Helper()
-	req, err := http.NewRequestWithContext(w.t.Context(), "GET", base+path, nil)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
+	w.t.Cleanup(cancel)
+	req, err := http.NewRequestWithContext(ctx, "GET", base+path, nil)
 	require.NoError(w.t, err)
 	req.Header.Set("Authorization", "Bearer "+token)
 	if lastID != "" {

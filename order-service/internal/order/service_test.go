@@ -12,12 +12,12 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/tiffin-platform/tiffin/pkg/errs"
 	"github.com/tiffin-platform/tiffin/pkg/event"
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
 	"github.com/tiffin-platform/tiffin/pkg/pgtest"
+	"github.com/tiffin-platform/tiffin/pkg/postgres"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -193,91 +193,6 @@ func TestPlaceRefusesWhatTheCatalogueDoesNotHave(t *testing.T) {
 	}
 }
 
-// The whole table of what payments and people can do to each other's order,
-// each in every order of arrival.
-func TestInterleavings(t *testing.T) {
-	t.Parallel()
-	w := setup(t)
-	cancelledBy := func(reason string) string { return `order.cancelled {"from":"pending","reason":"` + reason + `"}` }
-	cancelledAfter := `order.cancelled {"from":"confirmed","reason":"customer"}`
-	declined := `order.cancelled {"code":"card_declined","from":"pending","reason":"payment_failed"}`
-	cancel := func(o Order) error {
-		_, err := w.Cancel(t.Context(), Actor{ID: o.CustomerID}, o.ID)
-		return err
-	}
-	type step = func(Order) error
-	cases := map[string]struct {
-		steps    []step
-		status   Status
-		timeline []string
-		topics   []string
-	}{
-		"payment completes": {
-			[]step{w.completed}, Confirmed, []string{tlCompleted, tlConfirmed}, []string{"order.status_changed"},
-		},
-		"payment completes twice": {
-			[]step{w.completed, w.completed}, Confirmed, []string{tlCompleted, tlConfirmed}, []string{"order.status_changed"},
-		},
-		"payment declined": {
-			[]step{w.failed}, Cancelled, []string{tlFailed, declined}, []string{"order.cancelled"},
-		},
-		"payment declined twice": {
-			[]step{w.failed, w.failed}, Cancelled, []string{tlFailed, declined}, []string{"order.cancelled"},
-		},
-		"cancelled before the charge": {
-			[]step{cancel, w.completed, w.refunded}, Cancelled, []string{cancelledBy("customer"), tlCompleted, tlRefunded}, []string{"order.cancelled"},
-		},
-		"cancelled before the charge, refund read first": {
-			[]step{cancel, w.refunded, w.completed}, Cancelled, []string{cancelledBy("customer"), tlRefunded, tlCompleted}, []string{"order.cancelled"},
-		},
-		"cancelled after the charge": {
-			[]step{w.completed, cancel, w.refunded}, Cancelled, []string{tlCompleted, tlConfirmed, cancelledAfter, tlRefunded}, []string{"order.status_changed", "order.cancelled"},
-		},
-		"cancelled, then declined": {
-			[]step{cancel, w.failed}, Cancelled, []string{cancelledBy("customer"), tlFailed}, []string{"order.cancelled"},
-		},
-		"failed after completed changes nothing": {
-			[]step{w.completed, w.failed}, Confirmed, []string{tlCompleted, tlConfirmed, tlFailed}, []string{"order.status_changed"},
-		},
-		"completed after failed changes nothing": {
-			[]step{w.failed, w.completed}, Cancelled, []string{tlFailed, declined, tlCompleted}, []string{"order.cancelled"},
-		},
-	}
-	for name, c := range cases {
-		t.Run(name, func(t *testing.T) {
-			o := w.place()
-			for _, s := range c.steps {
-				require.NoError(t, s(o))
-			}
-			got := w.get(o.ID)
-			require.Equal(t, c.status, got.Status)
-			require.Equal(t, append([]string{tlCreated}, c.timeline...), w.timeline(o.ID))
-			require.Equal(t, append([]string{"order.created"}, c.topics...), w.topics(o.ID))
-			if got.Status == Cancelled {
-				require.NotEmpty(t, got.CancelReason)
-			}
-		})
-	}
-}
-
-func TestPaymentForAnotherOrderOrAmountIsNoPayment(t *testing.T) {
-	t.Parallel()
-	w := setup(t)
-	o := w.place()
-	for name, wrong := range map[string]Order{
-		"unknown order":  {ID: uuid.Max, Total: o.Total, Currency: o.Currency},
-		"other amount":   {ID: o.ID, Total: o.Total - 1, Currency: o.Currency},
-		"other currency": {ID: o.ID, Total: o.Total, Currency: "INR"},
-	} {
-		for _, step := range []func(Order) error{w.completed, w.failed, w.refunded} {
-			var mismatch *MismatchError
-			require.ErrorAs(t, step(wrong), &mismatch, name)
-		}
-	}
-	require.Equal(t, o, w.get(o.ID))
-	require.Equal(t, []string{tlCreated}, w.timeline(o.ID))
-}
-
 func TestCancel(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
@@ -334,253 +249,23 @@ func TestAdminMovesAnOrderOn(t *testing.T) {
 	}, w.timeline(o.ID))
 }
 
-func TestIdempotencyKeyReplays(t *testing.T) {
-	t.Parallel()
-	w := setup(t)
-	first, err := w.Place(t.Context(), someCustomer, "k", demoPlacement())
-	require.NoError(t, err)
-	require.NoError(t, w.failed(first))
-	closed := false
-	_, err = w.ChangeRestaurant(t.Context(), demoID("001"), RestaurantInput{Name: "X", Cuisine: "X", Address: "X", Open: &closed, Currency: "EUR"})
-	require.NoError(t, err)
-
-	w.pass(24*time.Hour - time.Second)
-	again, err := w.Place(t.Context(), someCustomer, "k", demoPlacement())
-	require.NoError(t, err)
-	require.Equal(t, first, again, "as it was placed, whatever happened since")
-
-	other := demoPlacement()
-	other.Items[0].Quantity = 3
-	_, err = w.Place(t.Context(), someCustomer, "k", other)
-	require.Equal(t, errs.Invalid, errs.KindOf(err), "another body")
-
-	yes := true
-	_, err = w.ChangeRestaurant(t.Context(), demoID("001"), RestaurantInput{Name: "X", Cuisine: "X", Address: "X", Open: &yes, Currency: "EUR"})
-	require.NoError(t, err)
-	stranger, err := w.Place(t.Context(), uuid.Max, "k", other)
-	require.NoError(t, err, "keys belong to a customer")
-	require.NotEqual(t, first.ID, stranger.ID)
-
-	w.pass(time.Second)
-	later, err := w.Place(t.Context(), someCustomer, "k", other)
-	require.NoError(t, err, "forgotten after 24 h, pruned or not")
-	require.NotEqual(t, first.ID, later.ID)
-
-	n, err := w.PruneKeys(t.Context())
-	require.NoError(t, err)
-	require.Zero(t, n)
-	w.pass(24 * time.Hour)
-	n, err = w.PruneKeys(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, 2, n)
-}
-
-func TestARefusedRequestDoesNotUseUpItsKey(t *testing.T) {
-	t.Parallel()
-	w := setup(t)
-	p := demoPlacement()
-	p.Items[0].MenuItemID = demoID("104")
-	_, err := w.Place(t.Context(), someCustomer, "k", p)
-	require.Equal(t, errs.Invalid, errs.KindOf(err))
-	_, err = w.Place(t.Context(), someCustomer, "k", demoPlacement())
-	require.NoError(t, err)
-}
-
-func TestTwentyRequestsWithOneKeyMakeOneOrder(t *testing.T) {
-	t.Parallel()
-	w := setup(t)
-	var mu sync.Mutex
-	ids := map[uuid.UUID]int{}
-	var g errgroup.Group
-	for range 20 {
-		g.Go(func() error {
-			o, err := w.Place(t.Context(), someCustomer, "k", demoPlacement())
-			mu.Lock()
-			defer mu.Unlock()
-			if errs.KindOf(err) == errs.Conflict {
-				return nil
-			}
-			ids[o.ID]++
-			return err
-		})
-	}
-	require.NoError(t, g.Wait())
-	require.Len(t, ids, 1)
-	list, err := w.List(t.Context(), Filter{CustomerID: someCustomer, Limit: 10})
-	require.NoError(t, err)
-	require.Len(t, list, 1)
-}
-
-func TestARunningKeyIsAConflict(t *testing.T) {
-	t.Parallel()
-	w := setup(t)
-	held, release := make(chan struct{}), make(chan struct{})
-	var g errgroup.Group
-	g.Go(func() error {
-		return w.db.InTx(t.Context(), func(tx *outbox.Tx) error {
-			_, _, err := w.claimKey(t.Context(), tx, someCustomer, "k", demoPlacement(), w.clock())
-			close(held)
-			<-release
-			return err
-		})
-	})
-	<-held
-	_, err := w.Place(t.Context(), someCustomer, "k", demoPlacement())
-	require.Equal(t, errs.Conflict, errs.KindOf(err))
-	_, err = w.Place(t.Context(), someCustomer, "other", demoPlacement())
-	require.NoError(t, err)
-	close(release)
-	require.NoError(t, g.Wait())
-	_, err = w.Place(t.Context(), someCustomer, "k", demoPlacement())
-	require.NoError(t, err)
-}
-
-// A customer cancels at the very moment at which the payment completes: either
-// may come first, and both ends are consistent.
-func TestCancelRacesPayment(t *testing.T) {
-	t.Parallel()
-	w := setup(t)
-	for range 15 {
-		o := w.place()
-		var g errgroup.Group
-		g.Go(func() error { return w.completed(o) })
-		g.Go(func() error {
-			_, err := w.Cancel(t.Context(), Actor{ID: someCustomer}, o.ID)
-			return err
-		})
-		g.Go(func() error {
-			_, err := w.CancelOverdue(t.Context())
-			return err
-		})
-		require.NoError(t, g.Wait())
-		require.Equal(t, Cancelled, w.get(o.ID).Status)
-		if w.topics(o.ID)[1] == "order.status_changed" {
-			require.Equal(t, []string{tlCreated, tlCompleted, tlConfirmed, `order.cancelled {"from":"confirmed","reason":"customer"}`}, w.timeline(o.ID))
-			require.Equal(t, []string{"order.created", "order.status_changed", "order.cancelled"}, w.topics(o.ID))
-		} else {
-			require.Equal(t, []string{tlCreated, `order.cancelled {"from":"pending","reason":"customer"}`, tlCompleted}, w.timeline(o.ID))
-			require.Equal(t, []string{"order.created", "order.cancelled"}, w.topics(o.ID))
-		}
-	}
-}
-
-// Several replicas sweep at once: every overdue order is cancelled, once.
-func TestOverdueOrdersAreCancelledOnce(t *testing.T) {
-	t.Parallel()
-	w := setup(t)
-	const n = sweepBatch + 20
-	for range n {
-		w.place()
-	}
-	w.pass(time.Second)
-	paid, fresh := w.place(), w.place()
-	require.NoError(t, w.completed(paid))
-	w.pass(deadline - time.Second)
-	var mu sync.Mutex
-	total := 0
-	var g errgroup.Group
-	for range 3 {
-		g.Go(func() error {
-			n, err := w.CancelOverdue(t.Context())
-			mu.Lock()
-			defer mu.Unlock()
-			total += n
-			return err
-		})
-	}
-	require.NoError(t, g.Wait())
-	require.Equal(t, n, total)
-	require.Equal(t, Confirmed, w.get(paid.ID).Status)
-	require.Equal(t, Pending, w.get(fresh.ID).Status)
-	list, err := w.List(t.Context(), Filter{Status: Cancelled, Limit: 1000})
-	require.NoError(t, err)
-	require.Len(t, list, n)
-	require.Equal(t, []string{tlCreated, `order.cancelled {"from":"pending","reason":"payment_timeout"}`}, w.timeline(list[0].ID))
-	var events int
-	require.NoError(t, w.db.Pool.QueryRow(t.Context(), `select count(*) from msg.outbox where topic = 'order.cancelled'`).Scan(&events))
-	require.Equal(t, n, events)
-}
-
-func TestRunSweepsUntilItEnds(t *testing.T) {
+// Who watches an order is woken by every change, not left to the poll.
+func TestChangesRingTheBell(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	o := w.place()
-	w.pass(deadline)
-	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- w.Run(ctx) }()
-	require.Eventually(t, func() bool {
-		got, err := w.Get(t.Context(), Actor{Admin: true}, o.ID)
-		return err == nil && got.Status == Cancelled
-	}, 10*time.Second, 20*time.Millisecond)
-	stop()
-	require.NoError(t, <-done)
-}
-
-// The database itself holds the invariant, whatever the code above it does.
-func TestTheDatabaseRefusesASecondCancellation(t *testing.T) {
-	t.Parallel()
-	w := setup(t)
-	o := w.place()
-	cancelled, err := w.Cancel(t.Context(), Actor{ID: someCustomer}, o.ID)
-	require.NoError(t, err)
-	_, err = w.db.Pool.Exec(t.Context(), `insert into timeline (order_id, seq, at, kind, detail, event_id)
-		values ($1, 9, now(), 'order.cancelled', '{}', $2)`, cancelled.ID, uuid.Max)
-	require.ErrorContains(t, err, "timeline_once")
-}
-
-func TestMenuReplacement(t *testing.T) {
-	t.Parallel()
-	w := setup(t)
-	o := w.place()
-	yes := true
-	dal, other := demoID("101"), demoID("201")
-	got, err := w.ReplaceMenu(t.Context(), demoID("001"), MenuInput{Menu: []MenuItemInput{
-		{Name: "New", Price: 100, Available: &yes}, {ID: &dal, Name: "Dal", Price: 999, Available: &yes},
-	}})
-	require.NoError(t, err)
-	require.Len(t, got.Menu, 2)
-	require.Equal(t, MenuItem{ID: dal, Name: "Dal", Price: 999, Available: true}, got.Menu[1])
-	read, err := w.Restaurant(t.Context(), demoID("001"))
-	require.NoError(t, err)
-	require.Equal(t, got, read)
-	require.Equal(t, o, w.get(o.ID), "orders keep what they contain")
-	_, err = w.Place(t.Context(), someCustomer, "", demoPlacement())
-	require.Equal(t, map[string]string{"/items/1/menu_item_id": "is not on the menu of this restaurant"}, fields(t, err))
-
-	_, err = w.ReplaceMenu(t.Context(), demoID("001"), MenuInput{Menu: []MenuItemInput{{ID: &other, Name: "Stolen", Price: 1, Available: &yes}}})
-	require.Equal(t, errs.Invalid, errs.KindOf(err))
-	_, err = w.ReplaceMenu(t.Context(), uuid.Max, MenuInput{Menu: []MenuItemInput{}})
-	require.Equal(t, errs.NotFound, errs.KindOf(err))
-
-	require.NoError(t, w.SeedDemo(t.Context()), "again, as at the next start")
-	read, err = w.Restaurant(t.Context(), demoID("001"))
-	require.NoError(t, err)
-	require.Equal(t, got, read, "seeding leaves an Admin's changes alone")
-}
-
-func TestMenusReplacedAtOnceStayWhole(t *testing.T) {
-	t.Parallel()
-	w := setup(t)
-	yes := true
-	var g errgroup.Group
-	for i := range 8 {
-		g.Go(func() error {
-			var in MenuInput
-			for range 5 {
-				in.Menu = append(in.Menu, MenuItemInput{Name: fmt.Sprint(i), Price: 1, Available: &yes})
-			}
-			_, err := w.ReplaceMenu(t.Context(), demoID("002"), in)
-			return err
-		})
+	bell := postgres.NewDoorbell(w.db.Pool, w.log)
+	wake, stop := bell.Subscribe(BellKey(o.ID))
+	defer stop()
+	w.db = outbox.NewDB(w.db.Pool, bell)
+	for _, change := range []func(Order) error{w.completed, w.refunded} {
+		require.NoError(t, change(o))
+		require.Len(t, wake, 1)
+		<-wake
 	}
-	require.NoError(t, g.Wait())
-	r, err := w.Restaurant(t.Context(), demoID("002"))
+	_, err := w.Cancel(t.Context(), Actor{ID: someCustomer}, o.ID)
 	require.NoError(t, err)
-	require.Len(t, r.Menu, 5)
-	for _, m := range r.Menu {
-		require.Equal(t, r.Menu[0].Name, m.Name)
-	}
+	require.Len(t, wake, 1)
 }
 
 // Each list is one walk along one index, however many orders others have.
