@@ -16,6 +16,8 @@ import (
 const (
 	name      = payment.Source
 	adminAddr = "127.0.0.1:5103"
+
+	defaultDatabase = "postgres://tiffin:tiffin@localhost:5434/payment_db?sslmode=disable"
 )
 
 // Config is everything that can be set; README.md explains each setting.
@@ -39,7 +41,7 @@ func loadConfig(getenv func(string) string) (Config, error) {
 	cfg := Config{
 		HTTPAddr: r.Addr("HTTP_ADDR", ":5003"),
 		Obs:      obs.ConfigFrom(r, name, adminAddr),
-		Postgres: postgres.ConfigFrom(r, "postgres://tiffin:tiffin@localhost:5434/payment_db?sslmode=disable"),
+		Postgres: postgres.ConfigFrom(r, defaultDatabase),
 		Kafka:    kafka.ConfigFrom(r),
 		Consumer: kafka.ConsumerConfigFrom(r, name, "payment.failed.dlq"),
 		Auth:     authn.ConfigFrom(r),

@@ -15,6 +15,7 @@ import (
 	"github.com/tiffin-platform/tiffin/payment-service/internal/simulator"
 	"github.com/tiffin-platform/tiffin/payment-service/internal/stripe"
 	"github.com/tiffin-platform/tiffin/pkg/authn"
+	"github.com/tiffin-platform/tiffin/pkg/deadletter"
 	"github.com/tiffin-platform/tiffin/pkg/httpx"
 	"github.com/tiffin-platform/tiffin/pkg/kafka"
 	"github.com/tiffin-platform/tiffin/pkg/obs"
@@ -23,7 +24,9 @@ import (
 	"github.com/tiffin-platform/tiffin/pkg/service"
 )
 
-func main() { service.Main(name, adminAddr, run) }
+func main() {
+	service.Main(name, adminAddr, run, deadletter.SubCommand(name, defaultDatabase))
+}
 
 func run(ctx context.Context, getenv func(string) string, stdout io.Writer) error {
 	cfg, err := loadConfig(getenv)
@@ -66,6 +69,7 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 		return err
 	}
 	defer client.Close()
+	o.Admin.Mount("/dlq", deadletter.NewStore(db, name).Routes())
 	relay := outbox.NewRelay(db, client, outbox.RelayConfig{}, o.Log, o.Registry)
 	payments, err := payment.NewService(db, provider, cfg.Payment, o.Log, o.Registry, time.Now)
 	if err != nil {
