@@ -15,17 +15,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"go.uber.org/goleak"
 
 	"github.com/tiffin-platform/tiffin/pkg/event"
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
 	"github.com/tiffin-platform/tiffin/pkg/pgtest"
 	"github.com/tiffin-platform/tiffin/pkg/postgres"
 )
-
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m)
-}
 
 // patience is how long a condition may take on a busy machine.
 const patience = 30 * time.Second
@@ -44,7 +39,12 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{t: t, pool: pgtest.New(t, nil), log: slog.New(slog.DiscardHandler)}
+	return newWorldIn(t, pgtest.New(t, nil))
+}
+
+func newWorldIn(t testing.TB, pool *pgxpool.Pool) *world {
+	t.Helper()
+	w := &world{t: t, pool: pool, log: slog.New(slog.DiscardHandler)}
 	if testing.Verbose() {
 		w.log = slog.New(slog.NewTextHandler(testWriter{t}, nil))
 	}
@@ -67,9 +67,7 @@ func (w testWriter) Write(b []byte) (int, error) {
 
 func (w *world) client(opts ...kgo.Opt) *kgo.Client {
 	w.t.Helper()
-	c, err := kgo.NewClient(append([]kgo.Opt{
-		kgo.SeedBrokers(w.broker.ListenAddrs()...), kgo.ProducerLinger(0), kgo.MetadataMinAge(50 * time.Millisecond),
-	}, opts...)...)
+	c, err := kgo.NewClient(append(clientOpts(w.broker.ListenAddrs()), opts...)...)
 	require.NoError(w.t, err)
 	w.t.Cleanup(c.Close)
 	return c
