@@ -107,8 +107,8 @@ func seed(ctx context.Context, orders *order.Service, log *slog.Logger) {
 
 // endedBy hides an error that only says that ctx ended: stopping is no failure.
 func endedBy(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }

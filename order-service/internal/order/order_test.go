@@ -33,8 +33,10 @@ func fields(t *testing.T, err error) map[string]string {
 	if err == nil {
 		return got
 	}
-	require.Equal(t, errs.Invalid, errs.KindOf(err))
-	for _, f := range err.(*errs.Error).Fields {
+	var invalid *errs.Error
+	require.ErrorAs(t, err, &invalid)
+	require.Equal(t, errs.Invalid, invalid.Kind)
+	for _, f := range invalid.Fields {
 		got[f.Pointer] = f.Detail
 	}
 	return got

@@ -100,7 +100,7 @@ func (s *Service) claimKey(ctx context.Context, tx *outbox.Tx, customer uuid.UUI
 	}
 	hash := sha256.Sum256(request)
 	name := sha256.Sum256(slices.Concat([]byte("order-service/idempotency-key/"), customer[:], []byte(key)))
-	got, err := lockKey(ctx, tx, int64(binary.BigEndian.Uint64(name[:8]))) //nolint:gosec // any 64 bits will do
+	got, err := lockKey(ctx, tx, int64(binary.BigEndian.Uint64(name[:8])))
 	if err != nil {
 		return uuid.Nil, nil, err
 	}

@@ -22,9 +22,11 @@ func (s *Service) Run(ctx context.Context) error {
 	defer sweep.Stop()
 	defer prune.Stop()
 	for {
-		var err error
-		var n int
-		what := ""
+		var (
+			what string
+			n    int
+			err  error
+		)
 		select {
 		case <-ctx.Done():
 			return nil
