@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -86,6 +87,29 @@ func TestKeySchedule(t *testing.T) {
 	_, err = f.keys.signer()
 	require.NoError(t, err)
 	require.Equal(t, 1, f.count(t, `select count(*) from signing_keys`), "ended keys are removed")
+}
+
+func TestReplicasThatStartTogetherMakeOneKey(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.exec(t, `delete from signing_keys`)
+	replicas := make([]*Keys, 5)
+	var wg sync.WaitGroup
+	for i := range replicas {
+		replicas[i] = f.replica("")
+		wg.Go(func() {
+			if err := replicas[i].Open(context.Background()); err != nil {
+				panic(err)
+			}
+		})
+	}
+	wg.Wait()
+	require.Equal(t, 1, f.count(t, `select count(*) from signing_keys`))
+	for _, k := range replicas {
+		key, err := k.signer()
+		require.NoError(t, err)
+		require.NotNil(t, replicas[0].find(key.ID))
+	}
 }
 
 func TestPlannedRotationVoidsNoToken(t *testing.T) {
