@@ -67,6 +67,14 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Gateway, err
 		stopping: make(chan struct{}),
 	}
 	reg.MustRegister(g.limited)
+	for policy, l := range map[string]*limit.Limiter{"ip": cfg.IP, "login": cfg.Login, "user": cfg.User} {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "tiffin_gateway_limit_clients",
+			Help:        "Clients that the limiter remembers now.",
+			ConstLabels: prometheus.Labels{"policy": policy},
+		}, func() float64 { return float64(l.Clients()) }))
+		g.limited.WithLabelValues(policy) // shown before the first one too
+	}
 	g.proxy = g.newProxy()
 
 	m := httpx.NewRouter(log, reg)

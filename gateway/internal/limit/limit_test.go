@@ -147,23 +147,20 @@ func TestRestedClientsAreForgotten(t *testing.T) {
 
 func TestAMillionClientsStayInBoundedMemoryAndLimited(t *testing.T) {
 	c := newClock()
-	l := limit.New("ip", mustRate(t, "10/s"), limit.DefaultCapacity, c.now)
+	l := limit.New("ip", mustRate(t, "1/s"), limit.DefaultCapacity, c.now)
 	before := heap()
 	passed := 0
-	const clients = 1_000_000
-	for i := range uint64(clients) {
-		for range 3 {
-			if l.Take(key(i)).OK {
-				passed++
-			}
+	for i := range uint64(1_000_000) {
+		if l.Take(key(i)).OK {
+			passed++
 		}
 	}
 	grown := heap() - before
 	require.LessOrEqual(t, l.Clients(), limit.DefaultCapacity)
 	require.Less(t, grown, int64(20<<20), "bytes")
 	// The clock stood still, so no bucket was refilled: all of the flood got
-	// what the table holds and no more, instead of three requests per client.
-	require.LessOrEqual(t, passed, limit.DefaultCapacity*20)
+	// what the table holds and no more, instead of a request per client.
+	require.LessOrEqual(t, passed, limit.DefaultCapacity*2)
 	runtime.KeepAlive(l)
 }
 

@@ -1,0 +1,197 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// scripted stands for the network: it answers by host.
+type scripted map[string]func(*http.Request) (*http.Response, error)
+
+func (s scripted) RoundTrip(r *http.Request) (*http.Response, error) { return s[r.URL.Host](r) }
+
+func ok(*http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(""))}, nil
+}
+
+func refuse(*http.Request) (*http.Response, error) {
+	return nil, &net.OpError{Op: "dial", Err: errors.New("connection refused")}
+}
+
+func reset(*http.Request) (*http.Response, error) {
+	return nil, &net.OpError{Op: "read", Err: errors.New("connection reset")}
+}
+
+func setup(t *testing.T, s scripted, hosts ...string) (*Pool, *time.Time) {
+	t.Helper()
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	var list []*url.URL
+	for _, h := range hosts {
+		list = append(list, &url.URL{Scheme: "http", Host: h})
+	}
+	reg := prometheus.NewRegistry()
+	return NewPool("order", list, s, NewMetrics(reg), reg, func() time.Time { return now }), &now
+}
+
+func send(t *testing.T, p *Pool, method, body string) error {
+	t.Helper()
+	var b io.Reader
+	if body != "" {
+		b = strings.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), method, "/orders", b)
+	require.NoError(t, err)
+	resp, err := p.RoundTrip(req)
+	if err == nil {
+		require.NoError(t, resp.Body.Close())
+	}
+	return err
+}
+
+func TestARefusedConnectionIsTriedElsewhereWhateverTheMethod(t *testing.T) {
+	t.Parallel()
+	p, _ := setup(t, scripted{"a": refuse, "b": refuse, "c": ok}, "a", "b", "c")
+	for range 5 {
+		require.NoError(t, send(t, p, "POST", "{}"))
+	}
+	require.Equal(t, 2, p.resting())
+}
+
+func TestALostConnectionIsTriedElsewhereOnlyForGet(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		method, body string
+		repeated     bool
+	}{{"GET", "", true}, {"HEAD", "", true}, {"GET", "x", false}, {"POST", "", false}, {"POST", "x", false}, {"PUT", "", false}, {"DELETE", "", false}} {
+		tries := 0
+		lose := func(r *http.Request) (*http.Response, error) { tries++; return reset(r) }
+		p, _ := setup(t, scripted{"a": lose, "b": lose}, "a", "b")
+		require.Error(t, send(t, p, c.method, c.body))
+		want := 1
+		if c.repeated {
+			want = 2
+		}
+		require.Equal(t, want, tries, "%s %q", c.method, c.body)
+	}
+}
+
+func TestABodyThatWasReadIsNotSentAgain(t *testing.T) {
+	t.Parallel()
+	tries := 0
+	half := func(r *http.Request) (*http.Response, error) {
+		tries++
+		_, _ = r.Body.Read(make([]byte, 1))
+		return refuse(r)
+	}
+	p, _ := setup(t, scripted{"a": half, "b": half}, "a", "b")
+	require.Error(t, send(t, p, "POST", "xyz"))
+	require.Equal(t, 1, tries)
+}
+
+func TestFailuresInARowOpenTheBreakerAndProbesCloseIt(t *testing.T) {
+	t.Parallel()
+	answer := reset
+	asked := 0
+	p, now := setup(t, scripted{"a": func(r *http.Request) (*http.Response, error) { asked++; return answer(r) }}, "a")
+	fail := func() error { return send(t, p, "POST", "") }
+	for range 2 {
+		require.Error(t, fail())
+	}
+	answer = ok
+	require.NoError(t, fail())
+	answer = reset
+	for range 3 {
+		require.Error(t, fail())
+	}
+	require.Equal(t, 6, asked, "a success in between starts the count anew")
+	rest := restMin
+	for range 5 {
+		var down *DownError
+		require.ErrorAs(t, fail(), &down)
+		require.True(t, Unreached(down))
+		require.Positive(t, down.RetryAfter)
+		before := asked
+		*now = now.Add(rest - time.Millisecond)
+		require.ErrorAs(t, fail(), &down)
+		require.Equal(t, before, asked, "while it rests nothing is sent")
+		*now = now.Add(time.Millisecond)
+		require.False(t, errors.As(fail(), &down), "a probe")
+		require.Equal(t, before+1, asked)
+		rest = min(rest*2, restMax)
+	}
+	*now = now.Add(restMax)
+	answer = ok
+	require.NoError(t, fail())
+	answer = reset
+	require.False(t, errors.As(fail(), new(*DownError)))
+	require.Zero(t, p.resting(), "closed: one failure is not enough again")
+}
+
+func TestOneProbeAtATime(t *testing.T) {
+	t.Parallel()
+	var p *Pool
+	probing := false
+	answer := func(*http.Request) (*http.Response, error) {
+		if probing {
+			var down *DownError
+			require.ErrorAs(t, send(t, p, "GET", ""), &down, "another request while the probe runs")
+		}
+		return reset(nil)
+	}
+	p, now := setup(t, scripted{"a": answer}, "a")
+	for range 3 {
+		require.Error(t, send(t, p, "GET", ""))
+	}
+	*now = now.Add(restMin)
+	probing = true
+	require.False(t, errors.As(send(t, p, "GET", ""), new(*DownError)))
+}
+
+func TestAClientThatLeavesIsNotHeldAgainstTheReplica(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	p, _ := setup(t, scripted{"a": func(*http.Request) (*http.Response, error) { return nil, context.Canceled }}, "a")
+	for range 10 {
+		req, err := http.NewRequestWithContext(ctx, "GET", "/orders", nil)
+		require.NoError(t, err)
+		_, err = p.RoundTrip(req)
+		require.ErrorIs(t, err, context.Canceled)
+	}
+	require.Zero(t, p.resting())
+	ctx, timeout := context.WithCancelCause(t.Context())
+	timeout(ErrTimeout)
+	for range 3 {
+		req, err := http.NewRequestWithContext(ctx, "GET", "/orders", nil)
+		require.NoError(t, err)
+		_, err = p.RoundTrip(req)
+		require.Error(t, err)
+	}
+	require.Equal(t, 1, p.resting(), "its slowness is")
+}
+
+func TestThePathOfAnAddressComesBeforeTheRequests(t *testing.T) {
+	t.Parallel()
+	var got string
+	p, _ := setup(t, scripted{"a": func(r *http.Request) (*http.Response, error) { got = r.URL.String(); return ok(r) }}, "a")
+	p.addresses[0].url.Path = "/base"
+	req, err := http.NewRequestWithContext(t.Context(), "GET", "/orders/a%3Fb?x=%2F", nil)
+	require.NoError(t, err)
+	resp, err := p.RoundTrip(req)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, "http://a/base/orders/a%3Fb?x=%2F", got)
+}
