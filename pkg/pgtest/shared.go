@@ -243,8 +243,8 @@ func dataParent(ctx context.Context, id pgserver.Identity, fallback string) stri
 	return fallback
 }
 
-// keep marks a failed test's database so that it outlives the test. Only so
-// many are kept.
+// keep marks a failed test's database so that it outlives the test. Only the
+// latest ones are kept.
 func (c *client) keep(ctx context.Context, dbURL string) bool {
 	const most = 20
 	s, err := c.ensure(ctx)
@@ -256,14 +256,20 @@ func (c *client) keep(ctx context.Context, dbURL string) bool {
 		return false
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	var kept int
-	if conn.QueryRow(ctx, `select count(*) from pg_database where shobj_description(oid, 'pg_database') = 'kept'`).Scan(&kept) != nil || kept >= most {
+	// A comment, not a new name: the URL that the test has seen stays good.
+	if _, err = conn.Exec(ctx, `comment on database `+database(dbURL)+` is 'kept'`); err != nil {
 		return false
 	}
-	// A comment, not a new name: the URL that the test has seen stays good.
-	_, err = conn.Exec(ctx, `comment on database `+database(dbURL)+` is 'kept'`)
+	rows, err := conn.Query(ctx, `select datname from pg_database where shobj_description(oid, 'pg_database') = 'kept' order by oid desc`)
 	if err != nil {
 		return false
+	}
+	kept, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return false
+	}
+	for _, old := range kept[min(most, len(kept)):] {
+		_, _ = conn.Exec(ctx, `drop database if exists `+pgx.Identifier{old}.Sanitize()+` with (force)`)
 	}
 	return os.WriteFile(filepath.Join(c.dir, "kept"), nil, 0o600) == nil
 }
