@@ -17,7 +17,7 @@ const (
 	name      = payment.Source
 	adminAddr = "127.0.0.1:5103"
 
-	defaultDatabase = "postgres://tiffin:tiffin@localhost:5434/payment_db?sslmode=disable"
+	defaultDatabase = "postgres://tiffin:tiffin@localhost:5434/payment_db?sslmode=disable" //nolint:gosec // the development database's
 )
 
 // Config is everything that can be set; README.md explains each setting.

@@ -113,8 +113,8 @@ func openProvider(ctx context.Context, cfg Config) (payment.Provider, func(), er
 
 // endedBy hides an error that only says that ctx ended: stopping is no failure.
 func endedBy(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }

@@ -228,7 +228,7 @@ func TestAProviderThatFailsIsRetriedWhileOthersFlow(t *testing.T) {
 // Redriven later, the letter charges nothing.
 func TestAProviderThatNeverAnswersEndsInADeadLetterAndAVoid(t *testing.T) {
 	r := setup(t)
-	s := r.boot("PAYMENT_TIMEOUT", "200ms")
+	s := r.boot()
 	o := newOrder(simulator.Timeout)
 	r.produce(o.created)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)

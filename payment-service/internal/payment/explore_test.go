@@ -278,7 +278,7 @@ func (s setting) applyCancel(w *world) {
 func (w world) quiet() bool {
 	p := w.payment()
 	return w.chargers == [2]worker{} && w.voiders == [2]worker{} && w.requests == 0 && w.createdDone &&
-		(!w.cancelSent || w.cancelHandled) && !(w.exists && p.Releasing()) &&
+		(!w.cancelSent || w.cancelHandled) && (!w.exists || !p.Releasing()) &&
 		(!w.createdDead || w.cancelSent) // the order's deadline cancels it
 }
 

@@ -176,8 +176,8 @@ func outcome(pi *sdk.PaymentIntent) (payment.Outcome, error) {
 	case sdk.PaymentIntentStatusRequiresAction:
 		return payment.Outcome{Result: payment.Declined, Code: "authentication_required", Message: "Your card needs an authentication that is not possible here."}, nil
 	case sdk.PaymentIntentStatusRequiresPaymentMethod:
-		if pi.LastPaymentError != nil {
-			return decline(pi.LastPaymentError), nil
+		if e := pi.LastPaymentError; e != nil {
+			return decline(e), nil
 		}
 		if pi.Metadata[metaUnknown] != "" {
 			return payment.Outcome{Result: payment.Declined, Code: "invalid_payment_method", Message: "This payment method is not known."}, nil
