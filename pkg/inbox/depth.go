@@ -7,27 +7,41 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Hot is the key with the most events behind it.
-type Hot struct {
-	Key    Key
-	Events int64
+// Depth is how much waits.
+type Depth struct {
+	Keys   int64
+	Events int64         // at or behind the heads of all keys
+	Hot    map[Key]int64 // keys with at least as many events as were asked for
 }
 
-// Depth counts the parked keys and the events at or behind their heads.
-func Depth(ctx context.Context, pool *pgxpool.Pool) (keys, events int64, hottest Hot, err error) {
-	rows, err := pool.Query(ctx, `select k.consumer, k.key, count(e.seq), count(*) over (), sum(count(e.seq)) over ()
-		from msg.parked_keys k left join msg.parked_events e on e.consumer = k.consumer and e.key = k.key
-		group by k.consumer, k.key order by 3 desc limit 1`)
+// Measure counts the parked keys and the events at or behind their heads.
+func Measure(ctx context.Context, pool *pgxpool.Pool, hot int) (Depth, error) {
+	d := Depth{Hot: map[Key]int64{}}
+	rows, err := pool.Query(ctx, `with depth as (
+			select k.consumer, k.key, count(e.seq) as events
+			from msg.parked_keys k left join msg.parked_events e on e.consumer = k.consumer and e.key = k.key
+			group by k.consumer, k.key)
+		select null::smallint, null::bytea, sum(events)::bigint, count(*) from depth
+		union all
+		(select consumer, key, events, 0 from depth where events >= $1 order by events desc limit 1000)`, hot)
 	if err != nil {
-		return 0, 0, hottest, fmt.Errorf("count parked events: %w", err)
+		return d, fmt.Errorf("count parked events: %w", err)
 	}
 	defer rows.Close()
 	for rows.Next() {
+		var consumer *int16
 		var key []byte
-		if err := rows.Scan(&hottest.Key.Consumer, &key, &hottest.Events, &keys, &events); err != nil {
-			return 0, 0, hottest, fmt.Errorf("count parked events: %w", err)
+		var events *int64
+		var keys int64
+		if err := rows.Scan(&consumer, &key, &events, &keys); err != nil {
+			return d, fmt.Errorf("count parked events: %w", err)
 		}
-		hottest.Key.Bytes = string(key)
+		switch {
+		case consumer != nil:
+			d.Hot[Key{*consumer, string(key)}] = *events
+		case events != nil:
+			d.Keys, d.Events = keys, *events
+		}
 	}
-	return keys, events, hottest, rows.Err()
+	return d, rows.Err()
 }

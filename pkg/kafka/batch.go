@@ -48,6 +48,9 @@ func (w *worker) try(ctx context.Context, items []*item) *fault {
 		parked, isParked := state.Parked[it.key]
 		isParked = isParked && it.keyed
 		if isParked && parked.Head != it.event.ID {
+			if w.c.isFull(it.key) {
+				return &fault{index: i, class: classRace, err: errFull}
+			}
 			inbox.Follow(s.Tx(), it.key, it.parked())
 			it.result = resultParked
 			continue
@@ -80,6 +83,9 @@ func (w *worker) try(ctx context.Context, items []*item) *fault {
 	w.drainLater(heads)
 	return nil
 }
+
+// errFull makes a batch wait until its key has room for another follower.
+var errFull = errors.New("too many events wait behind the key")
 
 func commit(ctx context.Context, s *outbox.Session) *fault {
 	err := s.Commit(ctx)

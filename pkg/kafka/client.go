@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -17,12 +18,12 @@ import (
 	"github.com/twmb/franz-go/plugin/kprom"
 )
 
-// Sizes, in bytes. A record of a main topic may be MaxRecordBytes large, which
-// is Kafka's default; retry and dead-letter topics take more, because a record
-// gains headers on its way there.
+// Sizes, in bytes. Main topics have Kafka's default limit of 1 MiB per batch of
+// records, which one event fits (outbox.MaxEventBytes). Retry and dead-letter
+// topics take more, because a record gains headers on its way there.
 const (
-	MaxRecordBytes      = 1 << 20
-	maxRetryRecordBytes = MaxRecordBytes + 256<<10
+	maxBatchBytes       = 1_000_012
+	maxRetryRecordBytes = 1<<20 + 256<<10
 )
 
 // NewClient returns a client with the settings of the outbox relay's producer:
@@ -40,7 +41,12 @@ func NewClient(cfg Config, service string, log *slog.Logger, reg prometheus.Regi
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordRetries(math.MaxInt),
 		kgo.ProducerLinger(0),
-		kgo.ProducerBatchMaxBytes(maxRetryRecordBytes),
+		kgo.ProducerBatchMaxBytesFn(func(topic string) int32 {
+			if isLarge(topic) {
+				return maxRetryRecordBytes
+			}
+			return maxBatchBytes
+		}),
 		kgo.MaxBufferedRecords(50_000),
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
 	)
@@ -72,8 +78,8 @@ func clientOpts(cfg Config, service string, log *slog.Logger) ([]kgo.Opt, error)
 		kgo.RetryBackoffFn(func(fails int) time.Duration {
 			return min(50*time.Millisecond<<min(fails, 6), 2*time.Second)
 		}),
-		kgo.MetadataMinAge(250 * time.Millisecond),
-		kgo.MetadataMaxAge(time.Minute),
+		kgo.MetadataMinAge(min(250*time.Millisecond, cmp.Or(cfg.MetadataMaxAge, time.Minute))),
+		kgo.MetadataMaxAge(cmp.Or(cfg.MetadataMaxAge, time.Minute)),
 	}
 	if cfg.SASLMechanism != "" {
 		opts = append(opts, kgo.SASL(mechanism(cfg)))

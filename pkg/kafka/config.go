@@ -17,6 +17,10 @@ type Config struct {
 	Partitions  int      // of topics that are created, 12 by default
 	Replication int      // of topics that are created; -1 leaves it to the broker
 
+	// MetadataMaxAge is how soon new partitions and brokers are noticed, 1m by
+	// default.
+	MetadataMaxAge time.Duration
+
 	TLS *tls.Config // nil: plaintext
 
 	SASLMechanism string // "", PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512
@@ -116,9 +120,13 @@ type ConsumerConfig struct {
 	PrepareTimeout     time.Duration // deadline of one Prepare call, 30s
 	ShutdownTimeout    time.Duration // for a running batch at shutdown or rebalance, 10s
 
+	// ParkedLimit is about how many events may wait behind one key, 10,000. At the
+	// limit the key's partition waits too.
+	ParkedLimit int
+
 	SweepInterval time.Duration // between looks for parked keys that somebody left, 5s
 	OverdueAfter  time.Duration // how late a retry record may be before its event is tried without it, 1m
-	WatchInterval time.Duration // between updates of the gauges that ask the database, 15s
+	WatchInterval time.Duration // between looks at parked and dead events, and at the topics, 15s
 	PruneInterval time.Duration // between prunings of processed events, 10m
 }
 
@@ -154,6 +162,7 @@ func (cc ConsumerConfig) withDefaults() (ConsumerConfig, error) {
 	setDefault(&cc.PrepareConcurrency, 32)
 	setDefault(&cc.PrepareTimeout, 30*time.Second)
 	setDefault(&cc.ShutdownTimeout, 10*time.Second)
+	setDefault(&cc.ParkedLimit, 10_000)
 	setDefault(&cc.SweepInterval, 5*time.Second)
 	setDefault(&cc.OverdueAfter, time.Minute)
 	setDefault(&cc.WatchInterval, 15*time.Second)

@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tiffin-platform/tiffin/pkg/inbox"
 	"github.com/tiffin-platform/tiffin/pkg/obs"
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
 )
@@ -38,7 +39,8 @@ type Consumer struct {
 	slots    slots // transactions at once: some connections are for the service's clients
 	prepares slots
 	outage   outage
-	joined   atomic.Pointer[kgo.Client] // nil until the topics exist
+	hot      atomic.Pointer[map[inbox.Key]bool] // keys with more followers than may be parked
+	joined   atomic.Pointer[kgo.Client]         // nil until the topics exist
 
 	mu      sync.Mutex
 	workers map[place]*worker
@@ -76,6 +78,9 @@ func NewConsumer(cfg Config, cc ConsumerConfig, db *outbox.DB, log *slog.Logger,
 	for n := 1; n <= Retries; n++ {
 		c.levels[RetryTopic(cc.Group, n)] = n
 	}
+	if _, err := c.groupOpts(); err != nil {
+		return nil, err
+	}
 	if reg != nil {
 		reg.MustRegister(newLag(c))
 	}
@@ -90,6 +95,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	g.Go(func() error { return c.sweep(ctx) })
 	g.Go(func() error { return c.watch(ctx) })
 	g.Go(func() error { return c.prune(ctx) })
+	g.Go(func() error { return c.keepTopics(ctx) })
 	g.Go(func() error { return c.consume(ctx) })
 	return g.Wait()
 }
@@ -144,12 +150,24 @@ func (c *Consumer) ensure(ctx context.Context) error {
 }
 
 func (c *Consumer) newClient() (*kgo.Client, error) {
-	opts, err := clientOpts(c.cfg, c.cc.Group, c.log)
+	opts, err := c.groupOpts()
 	if err != nil {
 		return nil, err
 	}
 	if c.reg != nil {
 		opts = append(opts, kgo.WithHooks(clientMetrics(c.reg, "consumer")))
+	}
+	client, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka client: %w", err)
+	}
+	return client, nil
+}
+
+func (c *Consumer) groupOpts() ([]kgo.Opt, error) {
+	opts, err := clientOpts(c.cfg, c.cc.Group, c.log)
+	if err != nil {
+		return nil, err
 	}
 	opts = append(opts,
 		kgo.ConsumerGroup(c.cc.Group),
@@ -169,29 +187,21 @@ func (c *Consumer) newClient() (*kgo.Client, error) {
 		kgo.FetchMaxPartitionBytes(1<<20),
 		kgo.FetchMaxWait(time.Second),
 	)
-	client, err := kgo.NewClient(opts...)
-	if err != nil {
+	if err := kgo.ValidateOpts(opts...); err != nil {
 		return nil, fmt.Errorf("kafka client: %w", err)
 	}
-	return client, nil
+	return opts, nil
 }
 
 // poll hands what is fetched to the workers, until ctx ends.
 func (c *Consumer) poll(ctx context.Context, client *kgo.Client) {
-	var recreated time.Time
 	for ctx.Err() == nil {
 		fetches := client.PollRecords(ctx, 10_000)
+		remade := map[string]bool{}
 		fetches.EachError(func(topic string, partition int32, err error) {
-			if ctx.Err() != nil || errors.Is(err, context.Canceled) {
-				return
-			}
-			c.log.WarnContext(ctx, "fetch failed", "topic", topic, "partition", partition, "error", Explain(err).Error())
-			if errors.Is(err, kerr.UnknownTopicOrPartition) && time.Since(recreated) > 10*time.Second {
-				// Somebody deleted it. Its records are gone; the next ones need not be.
-				recreated = time.Now()
-				if err := createTopics(ctx, client, c.cfg, c.Topics()); err != nil {
-					c.log.ErrorContext(ctx, "create deleted topic", "topic", topic, "error", err.Error())
-				}
+			if ctx.Err() == nil {
+				remade[topic] = remade[topic] || errors.Is(err, kerr.UnknownTopicID)
+				c.log.WarnContext(ctx, "fetch failed", "topic", topic, "partition", partition, "error", Explain(err).Error())
 			}
 		})
 		c.mu.Lock()
@@ -206,7 +216,42 @@ func (c *Consumer) poll(ctx context.Context, client *kgo.Client) {
 		})
 		c.mu.Unlock()
 		client.AllowRebalance()
+		for topic, is := range remade {
+			if is {
+				c.startOver(client, topic)
+			}
+		}
 	}
+}
+
+// startOver consumes a topic from its start that was deleted and made again:
+// the client refuses to take it for the one that it knew.
+func (c *Consumer) startOver(client *kgo.Client, topic string) {
+	c.mu.Lock()
+	var at []place
+	for p := range c.workers {
+		if p.topic == topic {
+			at = append(at, p)
+		}
+	}
+	c.mu.Unlock()
+	c.stopWorkers(at, c.cc.ShutdownTimeout)
+	client.PurgeTopicsFromConsuming(topic)
+	client.AddConsumeTopics(topic)
+}
+
+// keepTopics makes topics again that somebody deleted. Their records are gone;
+// the next ones need not be.
+func (c *Consumer) keepTopics(ctx context.Context) error {
+	return every(ctx, c.cc.WatchInterval, func() {
+		client := c.joined.Load()
+		if client == nil {
+			return
+		}
+		if err := createTopics(ctx, client, c.cfg, c.Topics()); err != nil && ctx.Err() == nil {
+			c.log.DebugContext(ctx, "topics not checked, the next time will do", "error", err.Error())
+		}
+	})
 }
 
 // leave stops the workers, commits what they finished and leaves the group.

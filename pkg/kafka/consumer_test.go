@@ -2,17 +2,14 @@ package kafka_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kfake"
-	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tiffin-platform/tiffin/pkg/event"
@@ -224,47 +221,4 @@ func TestApplyHelperRunsASubscription(t *testing.T) {
 	require.NoError(t, kafkatest.Apply(t, r.db, kafkatest.Find(t, []kafka.Subscription{sub}, topic), e))
 	require.Equal(t, []string{"prepared"}, r.notes(uuid.MustParse(e.Subject)))
 	require.Error(t, kafkatest.Apply(t, r.db, sub, event.Event{Type: topic, Data: []byte("{")}))
-}
-
-// Records of one batch go on without the one whose Prepare fails, and none of
-// them is prepared twice.
-func TestPrepareErrorIsolatesOneRecord(t *testing.T) {
-	r := setup(t)
-	r.cfg.Partitions = 1
-	bad := uuid.New()
-	var calls atomic.Int64
-	sub := kafka.OnPrepared(number, topic,
-		func(_ context.Context, _ event.Event, p event.OrderCancelled) (string, error) {
-			if p.OrderID == bad {
-				return "", errors.New("provider says no")
-			}
-			calls.Add(1)
-			return p.Reason, nil
-		},
-		func(_ context.Context, tx *outbox.Tx, e event.Event, _ event.OrderCancelled, note string) error {
-			effect(tx, e, note)
-			return nil
-		})
-	var ids []uuid.UUID
-	var records []*kgo.Record
-	for i := range 20 {
-		id := uuid.New()
-		if i == 10 {
-			id = bad
-		}
-		ids = append(ids, id)
-		records = append(records, record(order(id, "ok")))
-	}
-	r.produceRecords(records...)
-	r.consume(sub)
-	r.eventually("the others have their effect", func() bool { return r.count(`select count(*) from effects`) == 19 })
-	require.EqualValues(t, 19, calls.Load())
-	r.eventually("the bad one is dead", func() bool { return r.count(`select count(*) from msg.dead_letters`) == 1 })
-	require.Empty(t, r.notes(bad))
-	require.EqualValues(t, 19, calls.Load())
-	for _, id := range ids {
-		if id != bad {
-			require.Equal(t, []string{"ok"}, r.notes(id))
-		}
-	}
 }

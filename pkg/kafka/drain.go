@@ -226,8 +226,8 @@ func (d *drainer) failed(ctx context.Context, items []*item, events []inbox.Even
 	}
 	d.limit, d.first = 1, items[0]
 	more, f := d.record(ctx, items[0], events, state, claims, failure{f.err, f.class, d.c.now()})
-	if f == nil {
-		d.first = nil
+	if f == nil || f.class == classInfrastructure {
+		d.first = nil // not recorded: the attempt is made again, see settle
 	}
 	return more, f
 }

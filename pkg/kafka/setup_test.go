@@ -110,7 +110,9 @@ func (r *rig) background(f func(context.Context) error) (stop func()) {
 	go func() { done <- f(ctx) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
-		require.NoError(r.t, <-done)
+		if err := <-done; err != nil {
+			r.t.Errorf("run: %v", err)
+		}
 	})
 	r.t.Cleanup(stop)
 	return stop

@@ -43,17 +43,26 @@ func (c *Consumer) watch(ctx context.Context) error {
 		}
 		c.m.open.Set(float64(open))
 		c.m.oldest.Set(oldest.Seconds())
-		keys, events, hottest, err := inbox.Depth(ctx, c.db.Pool)
+		depth, err := inbox.Measure(ctx, c.db.Pool, min(hotKey, c.cc.ParkedLimit))
 		if err != nil {
 			return
 		}
-		c.m.keys.Set(float64(keys))
-		c.m.events.Set(float64(events))
-		if hottest.Events >= hotKey {
-			c.log.WarnContext(ctx, "many events wait behind one key", "consumer", hottest.Key.Consumer,
-				"key", ascii(hottest.Key.Bytes, 64), "events", hottest.Events)
+		c.m.keys.Set(float64(depth.Keys))
+		c.m.events.Set(float64(depth.Events))
+		full := map[inbox.Key]bool{}
+		for k, n := range depth.Hot {
+			full[k] = n >= int64(c.cc.ParkedLimit)
+			c.log.WarnContext(ctx, "many events wait behind one key", "consumer", k.Consumer, "key", ascii(k.Bytes, 64),
+				"events", n, "partition_waits", full[k])
 		}
+		c.hot.Store(&full)
 	})
+}
+
+// isFull tells whether no more events may wait behind k.
+func (c *Consumer) isFull(k inbox.Key) bool {
+	full := c.hot.Load()
+	return full != nil && (*full)[k]
 }
 
 // prune forgets claims that are older than the horizon, in chunks, so that no

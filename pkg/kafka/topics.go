@@ -51,8 +51,8 @@ func ensureTopics(ctx context.Context, client *kgo.Client, cfg Config, log *slog
 	}
 }
 
-// refusedError is an answer that stays the same until somebody changes
-// something: a setting, a right or a topic's name.
+// refusedError is an answer that stays the same until a setting or a topic's
+// name is changed here.
 type refusedError struct{ err error }
 
 func (e *refusedError) Error() string { return e.err.Error() }
@@ -109,11 +109,11 @@ func creationError(t kadm.CreateTopicResponse) error {
 	switch {
 	case t.Err == nil, errors.Is(t.Err, kerr.TopicAlreadyExists):
 		return nil
-	case errors.Is(t.Err, kerr.InvalidTopicException), errors.Is(t.Err, kerr.TopicAuthorizationFailed),
-		errors.Is(t.Err, kerr.ClusterAuthorizationFailed), errors.Is(t.Err, kerr.InvalidPartitions),
+	case errors.Is(t.Err, kerr.InvalidTopicException), errors.Is(t.Err, kerr.InvalidPartitions),
 		errors.Is(t.Err, kerr.PolicyViolation), errors.Is(t.Err, kerr.InvalidConfig):
 		return &refusedError{fmt.Errorf("topic %s: %w %s", t.Topic, t.Err, t.ErrMessage)}
 	}
+	// A missing right may be granted while we wait.
 	// INVALID_REPLICATION_FACTOR too: brokers of a starting cluster register one
 	// after another.
 	return fmt.Errorf("topic %s: %w %s", t.Topic, t.Err, t.ErrMessage)

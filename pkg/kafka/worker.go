@@ -119,10 +119,12 @@ func (w *worker) process(ctx context.Context, items []*item) bool {
 			return false
 		}
 		if it := items[0]; it.refused != nil {
-			if !w.settle(ctx, it, failure{it.refused, it.refused.class, w.c.now()}) {
+			switch w.settle(ctx, it, failure{it.refused, it.refused.class, w.c.now()}) {
+			case stopped:
 				return false
+			case settled:
+				items = items[1:]
 			}
-			items = items[1:]
 			continue
 		}
 		batch := w.cut(items)
@@ -153,10 +155,13 @@ func (w *worker) process(ctx context.Context, items []*item) bool {
 				return false
 			}
 		case len(batch) == 1:
-			if !w.settle(ctx, batch[0], failure{f.err, f.class, w.c.now()}) {
+			switch w.settle(ctx, batch[0], failure{f.err, f.class, w.c.now()}) {
+			case stopped:
 				return false
+			case settled:
+				items = items[1:]
 			}
-			items, w.limit, w.solo = items[1:], 1, false
+			w.limit, w.solo = 1, false
 		case f.index > 0:
 			w.limit, w.solo = f.index, true
 		case f.index == 0:
@@ -168,25 +173,45 @@ func (w *worker) process(ctx context.Context, items []*item) bool {
 	return true
 }
 
-// settle records the failure of an item, however long its database is away.
-func (w *worker) settle(ctx context.Context, it *item, f failure) bool {
+// settlement is what became of a failure.
+type settlement int
+
+const (
+	settled settlement = iota // the attempt and what comes of it are recorded
+	undone                    // nothing is: the attempt is made again
+	stopped                   // the worker has to stop first
+)
+
+// settle records the failure of an item. When the database is away, so that
+// nothing can be recorded, the failure may well have the same cause: then it is
+// forgotten and the attempt made again.
+func (w *worker) settle(ctx context.Context, it *item, f failure) settlement {
 	for races := 1; ; races++ {
 		fault := w.fail(ctx, it, f)
 		switch {
 		case fault == nil:
 			w.outage = 0
-			return true
+			return settled
 		case fault.class == classStopped:
-			return false
+			return stopped
 		case fault.class == classRace:
 			if !w.pause(ctx, races) {
-				return false
+				return stopped
 			}
 		default:
 			if !w.awaitDatabase(ctx, fault.err) {
-				return false
+				return stopped
 			}
+			it.forget()
+			return undone
 		}
+	}
+}
+
+// forget drops a failed Prepare, so that it is called again.
+func (it *item) forget() {
+	if it.prepareErr != nil {
+		it.prepared, it.prepareErr, it.isPrepared = nil, nil, false
 	}
 }
 

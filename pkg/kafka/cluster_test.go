@@ -1,0 +1,148 @@
+package kafka_test
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/tiffin-platform/tiffin/pkg/event"
+	"github.com/tiffin-platform/tiffin/pkg/kafka"
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
+)
+
+// A member that lost its partition and does not know it yet cannot double an
+// effect: the claim of whoever commits first decides.
+func TestZombieAfterPartitionLoss(t *testing.T) {
+	r := setup(t)
+	id, entered := uuid.New(), make(chan struct{}, 10)
+	var calls atomic.Int64
+	slow := kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+		if calls.Add(1) == 1 {
+			entered <- struct{}{}
+			if _, err := tx.Exec(ctx, `select pg_sleep(20)`); err != nil { // cancelled when the loss is known
+				return err
+			}
+		}
+		return apply(ctx, tx, e, p)
+	})
+	stop := r.consume(slow)
+	r.produce(order(id, "once"))
+	<-entered
+	lost := r.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, Err: kerr.UnknownMemberID, TopLevel: true, Count: 1})
+	r.eventually("the loss is known", func() bool { return lost.Hits() == 1 })
+	r.consume(kafka.On(number, topic, apply))
+	r.eventually("somebody handles it", func() bool { return len(r.notes(id)) == 1 })
+	r.produce(order(id, "next"))
+	r.eventually("it goes on", func() bool { return len(r.notes(id)) == 2 })
+	stop()
+	require.Equal(t, []string{"once", "next"}, r.notes(id))
+	require.Zero(t, r.size(kafka.RetryTopic(group, 1)))
+}
+
+func TestDeletedTopicIsMadeAgain(t *testing.T) {
+	r := setup(t)
+	r.cfg.MetadataMaxAge = 50 * time.Millisecond
+	id := uuid.New()
+	r.consume(kafka.On(number, topic, apply))
+	r.produce(order(id, "before"))
+	r.eventually("it consumes", func() bool { return len(r.notes(id)) == 1 })
+	require.NoError(t, r.cluster.DeleteTopic(topic))
+	r.eventually("the topic is back", func() bool { return r.cluster.TopicInfo(topic) != nil })
+	require.Len(t, r.cluster.PartitionInfos(topic), 3)
+	client, err := kafka.NewClient(r.cfg, "test", r.log, nil)
+	require.NoError(t, err)
+	defer client.Close()
+	require.NoError(t, client.ProduceSync(t.Context(), record(order(id, "after"))).FirstErr())
+	r.eventually("it goes on", func() bool { return len(r.notes(id)) == 2 })
+}
+
+func TestAddedPartitionsAreConsumed(t *testing.T) {
+	r := setup(t)
+	r.cfg.MetadataMaxAge = 50 * time.Millisecond
+	id := uuid.New()
+	r.consume(kafka.On(number, topic, apply))
+	r.produce(order(id, "before"))
+	r.eventually("it consumes", func() bool { return len(r.notes(id)) == 1 })
+	_, err := kadm.NewClient(r.client).CreatePartitions(t.Context(), 5, topic)
+	require.NoError(t, err)
+	client, err := kafka.NewClient(r.cfg, "test", r.log, nil)
+	require.NoError(t, err)
+	defer client.Close()
+	ids := make([]uuid.UUID, 50)
+	for i := range ids {
+		ids[i] = uuid.New()
+		require.NoError(t, client.ProduceSync(t.Context(), record(order(ids[i], "x"))).FirstErr())
+	}
+	r.eventually("records of all partitions are handled", func() bool { return r.count(`select count(*) from effects`) == 51 })
+	for i, p := range r.cluster.PartitionInfos(topic) {
+		require.Positive(t, p.HighWatermark, i)
+	}
+}
+
+// A backlog larger than a queue is consumed all the same, without holding more
+// than the queue.
+func TestBacklogLargerThanTheQueue(t *testing.T) {
+	r := setup(t)
+	r.cc.QueueRecords, r.cc.BatchRecords = 50, 20
+	events := make([]event.Event, 3000)
+	id := uuid.New()
+	for i := range events {
+		events[i] = order(id, fmt.Sprint(i))
+	}
+	r.produce(events...)
+	r.consume(kafka.On(number, topic, apply))
+	r.eventually("all have their effect", func() bool { return r.count(`select count(*) from effects`) == len(events) })
+	require.Equal(t, names(len(events), ""), r.notes(id))
+	require.Zero(t, r.metric("tiffin_consumer_lag_records", nil))
+}
+
+// A key with too many followers makes its partition wait instead of filling the
+// database.
+func TestHotKeyMakesItsPartitionWait(t *testing.T) {
+	r := setup(t)
+	r.cc.ParkedLimit, r.cc.BatchRecords = 10, 5
+	r.cc.RetryDelays = []time.Duration{time.Second, time.Second, time.Second}
+	r.cc.WatchInterval = 5 * time.Millisecond
+	id := uuid.New()
+	sub, _ := failing(2, fmt.Errorf("hm"), "0")
+	r.produce(order(id, "0"))
+	r.consume(sub)
+	r.eventually("it waits", func() bool { return r.count(`select count(*) from msg.parked_keys`) == 1 })
+	for n := 1; n < 60; n++ {
+		r.produce(order(id, fmt.Sprint(n)))
+	}
+	r.eventually("all have their effect", func() bool {
+		require.Less(t, r.count(`select count(*) from msg.parked_events`), 50)
+		return len(r.notes(id)) == 60
+	})
+	require.Equal(t, names(60, ""), r.notes(id))
+}
+
+func TestLagIsKnown(t *testing.T) {
+	r := setup(t)
+	release := make(chan struct{})
+	r.cc.BatchRecords = 1
+	for range 10 {
+		r.produce(order(uuid.New(), "x"))
+	}
+	r.consume(kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return ctx.Err()
+	}))
+	lag := func() float64 { return r.metric("tiffin_consumer_lag_records", map[string]string{"topic": topic}) }
+	r.eventually("it is behind", func() bool { return lag() == 10 })
+	close(release)
+	r.eventually("it is not", func() bool { return lag() == 0 })
+}
