@@ -5,7 +5,7 @@ SERVICES    := gateway auth-service order-service payment-service notification-s
 MODULES     := pkg $(SERVICES) deploy deploy/bench
 ALL_MODULES := $(MODULES) deploy/tools
 COMPOSE     ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
-LOCAL       := go run ./deploy/local
+LOCAL       := go -C deploy run ./local
 TOOL        := go tool -modfile=deploy/tools/go.mod
 TARGET      ?= local
 each         = @set -e; for m in $(1); do echo "--- $$m"; (cd $$m && GOWORK=off $(2)); done

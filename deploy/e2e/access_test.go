@@ -117,7 +117,7 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 	refused(t, c.do("GET", "/orders/x/y/z", nil), http.StatusNotFound)
 	a := c.do("DELETE", "/orders", nil)
 	refused(t, a, http.StatusMethodNotAllowed)
-	require.Equal(t, "GET, POST", a.Header.Get("Allow"))
+	require.Equal(t, "GET, HEAD, POST", a.Header.Get("Allow"))
 	for _, path := range []string{"/orders/../admin/orders", "/orders//x", "/orders/%2e%2e/admin", "/orders%2fx", "/orders/;x"} {
 		a := rawPath(t, c, path)
 		require.GreaterOrEqual(t, a.Status, 400, path)

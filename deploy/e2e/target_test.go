@@ -115,7 +115,7 @@ func tail(file string) {
 	}
 	var problems []string
 	for line := range strings.SplitSeq(string(b), "\n") {
-		if strings.Contains(line, `"level":"ERROR"`) || strings.Contains(line, `"level":"WARN"`) || strings.Contains(line, "panic") {
+		if strings.Contains(line, "level=ERROR") || strings.Contains(line, "level=WARN") || strings.Contains(line, "panic") {
 			problems = append(problems, line)
 		}
 	}
