@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/google/uuid"
 
 	"github.com/tiffin-platform/tiffin/pkg/errs"
 )
@@ -84,10 +85,20 @@ func DecodeJSON[T any](body []byte) (T, error) {
 	if bytes.TrimSpace(body)[0] != '{' {
 		return v, errs.New(errs.Malformed, "the body must be a JSON object")
 	}
-	if err := json.Unmarshal(body, &v, json.RejectUnknownMembers(true)); err != nil {
+	if err := json.Unmarshal(body, &v, json.RejectUnknownMembers(true), json.WithUnmarshalers(json.UnmarshalFunc(unmarshalID))); err != nil {
 		return v, malformed(err)
 	}
 	return v, nil
+}
+
+// unmarshalID takes ids in bodies as strictly as parseID takes them in paths.
+func unmarshalID(text []byte, id *uuid.UUID) error {
+	var s string
+	err := json.Unmarshal(text, &s)
+	if err == nil {
+		*id, err = parseID(s)
+	}
+	return err
 }
 
 // checkSyntax walks the tokens first, so that a deep or broken body fails
