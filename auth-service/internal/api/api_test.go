@@ -451,7 +451,7 @@ func TestOddUserAgentsAreStored(t *testing.T) {
 		bytes.NewReader(fmt.Appendf(nil, `{"email":%q,"password":%q}`, adminEmail, adminPassword)))
 	require.NoError(t, err)
 	req.Header.Set("Content-Type", "application/json")
-	req.Header["User-Agent"] = []string{"\xff\xfe" + strings.Repeat("ö", 4000)}
+	req.Header["User-Agent"] = []string{"\xff\xfe"}
 	resp, err := http.DefaultClient.Do(req)
 	require.NoError(t, err)
 	resp.Body.Close()

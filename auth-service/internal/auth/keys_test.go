@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 
 	"github.com/tiffin-platform/tiffin/pkg/authn"
 	"github.com/tiffin-platform/tiffin/pkg/errs"
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
 	"github.com/tiffin-platform/tiffin/pkg/postgres"
 )
 
@@ -93,23 +93,31 @@ func TestReplicasThatStartTogetherMakeOneKey(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.exec(t, `delete from signing_keys`)
-	replicas := make([]*Keys, 5)
-	var wg sync.WaitGroup
-	for i := range replicas {
-		replicas[i] = f.replica("")
-		wg.Go(func() {
-			if err := replicas[i].Open(context.Background()); err != nil {
-				panic(err)
-			}
-		})
-	}
-	wg.Wait()
-	require.Equal(t, 1, f.count(t, `select count(*) from signing_keys`))
-	for _, k := range replicas {
-		key, err := k.signer()
+	a, b := f.replica(""), f.replica("")
+	opened := make(chan error, 1)
+	// One has made its key and not yet committed when the other comes.
+	require.NoError(t, f.db.InTx(t.Context(), func(tx *outbox.Tx) error {
+		require.NoError(t, lockKeys(t.Context(), tx))
+		key, err := a.make()
 		require.NoError(t, err)
-		require.NotNil(t, replicas[0].find(key.ID))
-	}
+		key.SignFrom = f.clock.now()
+		a.schedule(&key, key.SignFrom.Add(24*time.Hour))
+		require.NoError(t, a.insert(t.Context(), tx, key))
+		go func() { opened <- b.Open(context.Background()) }()
+		require.Eventually(t, func() bool {
+			return len(opened) == 1 || f.count(t, `select count(*) from pg_locks l join pg_database d on d.oid = l.database
+				where d.datname = current_database() and l.locktype = 'advisory' and not l.granted`) == 1
+		}, 30*time.Second, 5*time.Millisecond)
+		return nil
+	}))
+	require.NoError(t, <-opened)
+	require.NoError(t, a.Open(t.Context()))
+	require.Equal(t, 1, f.count(t, `select count(*) from signing_keys`))
+	mine, err := a.signer()
+	require.NoError(t, err)
+	theirs, err := b.signer()
+	require.NoError(t, err)
+	require.Equal(t, mine.ID, theirs.ID)
 }
 
 func TestPlannedRotationVoidsNoToken(t *testing.T) {

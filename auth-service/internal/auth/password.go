@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -34,6 +35,8 @@ const (
 	hashWait = 5 * time.Second
 	// hashQueue is how many requests may wait per slot.
 	hashQueue = 32
+	// hashIdle is how long nobody hashes before their memory is given back.
+	hashIdle = time.Second
 )
 
 // hasher hashes passwords, a bounded number at once: each hash takes 19 MiB and
@@ -42,7 +45,8 @@ type hasher struct {
 	slots   chan struct{}
 	waiting atomic.Int64
 	wait    time.Duration
-	dummy   string // compared with when there is no such user
+	idle    *time.Timer // runs out when nobody has hashed for a while
+	dummy   string      // compared with when there is no such user
 }
 
 func newHasher(concurrency int) (*hasher, error) {
@@ -52,6 +56,7 @@ func newHasher(concurrency int) (*hasher, error) {
 	h := &hasher{slots: make(chan struct{}, concurrency), wait: hashWait}
 	var err error
 	h.dummy, err = hashPassword("nobody has this password", current)
+	h.idle = time.AfterFunc(hashIdle, h.rest)
 	return h, err
 }
 
@@ -68,11 +73,24 @@ func (h *hasher) acquire(ctx context.Context) (release func(), err error) {
 	defer limit.Stop()
 	select {
 	case h.slots <- struct{}{}:
-		return func() { <-h.slots }, nil
+		return h.release, nil
 	case <-limit.C:
 		return nil, busy
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	}
+}
+
+func (h *hasher) release() {
+	<-h.slots
+	h.idle.Reset(hashIdle)
+}
+
+// rest gives the memory of past hashes back to the system. The collector would
+// hold on to it until its next run, which in a quiet process is minutes away.
+func (h *hasher) rest() {
+	if len(h.slots) == 0 {
+		debug.FreeOSMemory()
 	}
 }
 

@@ -265,6 +265,9 @@ func TestTwentyClientsRefreshingOneTokenLeaveOneBranch(t *testing.T) {
 	require.Equal(t, 1, f.count(t, `select count(*) from refresh_tokens where used_at is null`))
 	_, err := f.Refresh(t.Context(), won[0].Refresh, home)
 	require.NoError(t, err)
+	// Even a defect in the code could not make a second one.
+	_, err = f.db.Pool.Exec(t.Context(), `insert into refresh_tokens (hash, session_id, expires_at) select 'x', id, now() from sessions`)
+	require.True(t, postgres.IsUnique(err, "refresh_tokens_live"), err)
 }
 
 func TestRefreshAgainstLogoutLeavesNothingAlive(t *testing.T) {
