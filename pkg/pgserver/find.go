@@ -197,6 +197,8 @@ func (f Finder) output(ctx context.Context, path string, args ...string) (string
 		return "", fmt.Errorf("there is no %s", name)
 	case errors.Is(err, os.ErrPermission):
 		return "", fmt.Errorf("user %s may not run %s", f.Identity.Name, name)
+	case strings.Contains(string(out), "could not look up effective user ID"):
+		return "", fmt.Errorf("PostgreSQL asks for the name of its user, and uid %d has none: add it to /etc/passwd or run this as another user", f.Identity.UID)
 	case len(out) > 0:
 		return "", fmt.Errorf("%s %s: %s", name, args[0], strings.TrimSpace(string(out)))
 	}

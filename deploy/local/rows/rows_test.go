@@ -46,7 +46,7 @@ func TestRowsAreFoundThroughThePayment(t *testing.T) {
 
 func TestBadOrderAndNothingRunning(t *testing.T) {
 	t.Parallel()
-	o, err := runner.OptionsFrom(func(name string) string { return map[string]string{"TIFFIN_PORT_OFFSET": "50000"}[name] })
+	o, err := runner.OptionsFrom(func(name string) string { return map[string]string{"TIFFIN_PORT_OFFSET": "22000"}[name] })
 	require.NoError(t, err)
 	require.ErrorContains(t, Print(t.Context(), o, "42", &bytes.Buffer{}), `ORDER="42" is no order id`)
 	err = Print(t.Context(), o, "01900000-0000-7000-8000-000000000001", &bytes.Buffer{})

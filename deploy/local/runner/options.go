@@ -53,12 +53,13 @@ type Options struct {
 	getenv func(string) string
 }
 
-// OptionsFrom reads TIFFIN_DIR, TIFFIN_PORT_OFFSET, REPLICAS, SKIP, KAFKA and RESTART.
+// OptionsFrom reads TIFFIN_DIR, TIFFIN_PORT_OFFSET, REPLICAS, SKIP, KAFKA and
+// RESTART. Offsets stay below the ports that systems give to connections.
 func OptionsFrom(getenv func(string) string) (Options, error) {
 	r := env.New(getenv)
 	o := Options{
 		Dir:        r.String("TIFFIN_DIR", ""),
-		PortOffset: r.Int("TIFFIN_PORT_OFFSET", 0, -4000, 50000),
+		PortOffset: r.Int("TIFFIN_PORT_OFFSET", 0, -4000, 22000),
 		Replicas:   r.Int("REPLICAS", 1, 1, 2),
 		Skip:       r.List("SKIP"),
 		RealKafka:  r.OneOf("KAFKA", "embedded", "embedded", "real") == "real",

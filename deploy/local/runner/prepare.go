@@ -30,7 +30,8 @@ type prepared struct {
 	kafka    apachekafka.Install
 }
 
-const runnerBinary = "tiffin-local"
+// runnerBinary is this program itself, which is also the embedded broker.
+const runnerBinary = "local"
 
 // prepare builds and finds, all at once, and prints how long each took.
 func prepare(ctx context.Context, o Options, c *console) (prepared, error) {
@@ -68,32 +69,68 @@ func prepare(ctx context.Context, o Options, c *console) (prepared, error) {
 // all; without it each module is built for itself.
 func build(ctx context.Context, o Options, bin string, c *console) error {
 	began := time.Now()
-	targets := map[string]string{runnerBinary: "deploy/local"}
-	var names []string
+	if err := os.MkdirAll(bin, 0o755); err != nil { //nolint:gosec // programs
+		return err
+	}
+	modules, packages := []string{"deploy"}, []string{"./local"}
 	for _, s := range services {
 		if !o.skips(s.name) {
-			targets[s.name] = s.name
-			names = append(names, s.name)
+			modules, packages = append(modules, s.name), append(packages, ".")
 		}
 	}
-	c.say("building %s", strings.Join(names, ", "))
-	for name, dir := range targets {
-		module, pkg := dir, "."
-		if name == runnerBinary {
-			module, pkg = "deploy", "./local"
-		}
-		cmd := exec.Command("go", "build", "-buildvcs=false", "-o", filepath.Join(bin, name), pkg) //nolint:gosec // constants
-		cmd.Dir = filepath.Join(o.Root, module)
-		var out bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &out
-		if err := wait(ctx, cmd); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
+	c.say("building %s", strings.Join(modules[1:], ", "))
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		tick := time.NewTicker(15 * time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+				c.say("still building, %.0fs (the first time compiles everything)", time.Since(began).Seconds())
 			}
-			return fmt.Errorf("build %s: %w\n%s", name, err, strings.TrimSpace(out.String()))
+		}
+	}()
+	out, err := exec.CommandContext(ctx, "go", "-C", o.Root, "env", "GOWORK").Output() //nolint:gosec // constants
+	if err != nil {
+		return fmt.Errorf("go env GOWORK: %w", err)
+	}
+	if work := strings.TrimSpace(string(out)); work != "" && work != "off" {
+		var all []string
+		for i, module := range modules {
+			all = append(all, "./"+filepath.Join(module, packages[i]))
+		}
+		if err := goBuild(ctx, o.Root, bin, all...); err != nil {
+			return err
+		}
+	} else {
+		for i, module := range modules {
+			if err := goBuild(ctx, filepath.Join(o.Root, module), bin, packages[i]); err != nil {
+				return err
+			}
 		}
 	}
 	c.say("built in %.1fs", time.Since(began).Seconds())
+	return nil
+}
+
+// goBuild puts each package's program into bin, named after its folder.
+func goBuild(ctx context.Context, dir, bin string, packages ...string) error {
+	// What version control says is of no interest here, and asking it fails
+	// where the repository belongs to somebody else.
+	args := append([]string{"build", "-buildvcs=false", "-o", bin + string(filepath.Separator)}, packages...)
+	cmd := exec.Command("go", args...) //nolint:gosec // constants
+	cmd.Dir = dir
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := wait(ctx, cmd); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fmt.Errorf("go build in %s: %w\n%s", dir, err, strings.TrimSpace(out.String()))
+	}
 	return nil
 }
 
@@ -105,6 +142,8 @@ func wait(ctx context.Context, cmd *exec.Cmd) error {
 	}
 	select {
 	case <-ctx.Done():
+		// To its compilers and linkers too: it does not wait for them.
+		_ = syscall.Kill(-p.Pid(), syscall.SIGINT)
 		p.Stop(syscall.SIGINT, 5*time.Second)
 	case <-p.Done():
 	}
