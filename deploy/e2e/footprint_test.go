@@ -41,15 +41,21 @@ func TestAAFiveIdleServicesAreSmallAndStartFast(t *testing.T) {
 		t.Log("this system does not tell a process's share of memory")
 		return
 	}
-	total := 0
-	var each []string
-	for _, s := range fiveServices {
-		kib := pss(t, target.platform.Pid(s))
-		total += kib
-		each = append(each, fmt.Sprintf("%s %d MiB", s, kib>>10))
-	}
-	t.Logf("%d MiB: %s", total>>10, strings.Join(each, ", "))
-	require.LessOrEqual(t, total>>10, 150, "MiB of all five")
+	eventually(t, "five services in 150 MiB", func() string {
+		total := 0
+		var each []string
+		for _, s := range fiveServices {
+			kib := pss(t, target.platform.Pid(s))
+			total += kib
+			each = append(each, fmt.Sprintf("%s %d MiB", s, kib>>10))
+		}
+		found := fmt.Sprintf("%d MiB: %s", total>>10, strings.Join(each, ", "))
+		if total>>10 > 150 {
+			return found
+		}
+		t.Log(found)
+		return ""
+	})
 	for _, s := range fiveServices {
 		require.NoError(t, target.platform.StopPart(s))
 		begin := time.Now()

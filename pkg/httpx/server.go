@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"time"
 )
 
@@ -57,6 +58,7 @@ func Serve(ctx context.Context, addr string, h http.Handler, log *slog.Logger) e
 		return err
 	}
 	log.Info("http listening", "addr", l.Addr().String())
+	debug.FreeOSMemory() // what only the start needed: migrations, hashing, templates
 	return ServeListener(ctx, l, h, log)
 }
 
