@@ -268,6 +268,21 @@ func TestSlowBodiesAreCut(t *testing.T) {
 	}
 }
 
+// A close with unread bytes would be a reset, which takes the answer with it.
+func TestARefusalIsNotLostWhileTheBodyStillComes(t *testing.T) {
+	t.Parallel()
+	r := setup(t, options{})
+	w := r.dial().send("POST /auth/login HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2000000\r\n\r\n" + strings.Repeat("x", 1000))
+	require.Eventually(t, func() bool { return strings.Contains(r.logs.String(), `"status":413`) }, patience, tick)
+	pause := time.NewTicker(20 * time.Millisecond)
+	defer pause.Stop()
+	for range 10 {
+		<-pause.C
+		w.send(strings.Repeat("x", 1000))
+	}
+	require.Equal(t, http.StatusRequestEntityTooLarge, w.answer("POST").StatusCode)
+}
+
 func TestManySlowClientsDoNotDisturbOthers(t *testing.T) {
 	t.Parallel()
 	r := setup(t, options{})

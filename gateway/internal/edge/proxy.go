@@ -118,6 +118,7 @@ func (g *Gateway) adopt(resp *http.Response) error {
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		return errors.New("the service switched protocols unasked")
 	}
+	httpx.Note(x.in.Context(), slog.String("upstream", resp.Request.URL.Host))
 	h := resp.Header
 	for _, name := range ours {
 		delete(h, name)

@@ -148,7 +148,7 @@ func (p *Pool) try(a *address, req *http.Request, body *touched) (*http.Response
 	resp, err := p.transport.RoundTrip(out)
 	if err != nil {
 		a.outstanding.Add(-1)
-		p.judge(a, req.Context(), body, err)
+		p.judge(req.Context(), a, body, err)
 		return nil, fmt.Errorf("%s at %s: %w", p.service, a.url.Host, err)
 	}
 	a.breaker.succeeded()
@@ -157,7 +157,7 @@ func (p *Pool) try(a *address, req *http.Request, body *touched) (*http.Response
 }
 
 // judge counts a failure against the replica, unless it was the client's.
-func (p *Pool) judge(a *address, ctx context.Context, body *touched, err error) {
+func (p *Pool) judge(ctx context.Context, a *address, body *touched, err error) {
 	var reason string
 	switch {
 	case body.failed.Load(), ctx.Err() != nil && !errors.Is(context.Cause(ctx), ErrTimeout):
