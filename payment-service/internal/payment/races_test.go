@@ -2,6 +2,7 @@ package payment_test
 
 import (
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -156,6 +157,33 @@ func TestAKillDuringARefundRefundsOnce(t *testing.T) {
 	require.Equal(t, 1, f.count(`select count(*) from simulator.voids`))
 }
 
+// A provider that has forgotten the key makes two intents for two processes:
+// one of them is charged, and both processes learn of it.
+func TestTwoIntentsAreOneCharge(t *testing.T) {
+	f := setup(t)
+	f.provider.forgetful = true
+	o := order(simulator.Visa)
+	var second payment.Outcome
+	f.provider.after = func(call string) error {
+		if call != "create" {
+			return nil
+		}
+		f.provider.after = nil
+		var err error
+		second, err = f.Charge(t.Context(), o)
+		return err
+	}
+	first, err := f.Charge(t.Context(), o)
+	require.NoError(t, err)
+	require.Equal(t, payment.Charged, first.Result)
+	require.Equal(t, payment.Charged, second.Result)
+	f.applyCharge(o, first)
+	f.applyCharge(o, second)
+	require.Equal(t, []string{tCompleted}, f.told(o))
+	require.Equal(t, 2, f.count(`select count(*) from simulator.intents`))
+	require.Equal(t, 1, f.count(`select count(*) from simulator.charges`))
+}
+
 // A zombie that confirmed before it lost its partition writes after somebody
 // else has refunded.
 func TestALateWriteChangesNothing(t *testing.T) {
@@ -227,6 +255,8 @@ func TestATombstoneAndAPaymentAtTheSameTime(t *testing.T) {
 	o := order(simulator.Visa)
 	var g errgroup.Group
 	holding, proceed := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(proceed) })
+	defer release()
 	g.Go(func() error {
 		return f.db.InTx(t.Context(), func(tx *outbox.Tx) error {
 			err := f.ApplyCancel(t.Context(), tx, cancelled(o)) // the tombstone is written, not committed
@@ -244,7 +274,7 @@ func TestATombstoneAndAPaymentAtTheSameTime(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return f.count(`select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) == 1
 	}, 5*time.Second, 5*time.Millisecond)
-	close(proceed)
+	release()
 	require.NoError(t, g.Wait())
 	require.Equal(t, payment.Outcome{}, out)
 	require.Equal(t, payment.Voided, f.status(o))

@@ -49,6 +49,7 @@ func (c *clock) add(d time.Duration) {
 type between struct {
 	payment.Provider
 	before, after func(call string) error // nil: nothing; an error is what the caller gets
+	forgetful     bool                    // a second Create for a key makes a second intent
 }
 
 func (b *between) around(call string, do func() error) error {
@@ -67,6 +68,9 @@ func (b *between) around(call string, do func() error) error {
 }
 
 func (b *between) Create(ctx context.Context, key string, amount int64, currency, method string) (ref string, err error) {
+	if b.forgetful {
+		key += " " + uuid.NewString()
+	}
 	err = b.around("create", func() error {
 		var err error
 		ref, err = b.Provider.Create(ctx, key, amount, currency, method)
