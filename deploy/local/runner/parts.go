@@ -172,6 +172,7 @@ func serviceEnv(o Options, s service, n int) []string {
 	})
 	switch s.name {
 	case "gateway":
+		set["GATEWAY_REPLICAS"] = strconv.Itoa(o.Replicas)
 		for _, up := range services {
 			if up.url == "" {
 				continue
