@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"syscall"
 
@@ -34,6 +35,8 @@ func fixFor(err error) string {
 		return "the host name is not known: correct it in KAFKA_BROKERS, or start the broker's container"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens there: start Kafka (make run, or docker compose up) or correct KAFKA_BROKERS"
+	case errors.Is(err, io.EOF):
+		return "the broker hangs up: does the port want TLS or authentication (KAFKA_TLS, KAFKA_SASL_MECHANISM), is KAFKA_SASL_PASSWORD right?"
 	case errors.Is(err, context.DeadlineExceeded):
 		return "no answer in time: is the address right, does the port want TLS or authentication (KAFKA_TLS, KAFKA_SASL_MECHANISM)?"
 	}
