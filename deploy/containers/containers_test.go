@@ -10,13 +10,15 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"github.com/testcontainers/testcontainers-go"
@@ -36,8 +38,6 @@ const (
 	kafkaImage    = "apache/kafka:4.1.1"
 )
 
-var noMigrations = fstest.MapFS{}
-
 // engine asks the Docker engine whether it is there. testcontainers itself hangs
 // on a socket that accepts and never answers.
 func engine(ctx context.Context) error {
@@ -45,14 +45,14 @@ func engine(ctx context.Context) error {
 	if host == "" {
 		host = "unix:///var/run/docker.sock"
 	}
-	network, addr, ok := strings.Cut(host, "://")
-	if !ok || (network != "unix" && network != "tcp") {
+	protocol, addr, ok := strings.Cut(host, "://")
+	if !ok || (protocol != "unix" && protocol != "tcp") {
 		return fmt.Errorf("DOCKER_HOST %q is neither unix:// nor tcp://", host)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 1500*time.Millisecond)
 	defer cancel()
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, addr)
+		return new(net.Dialer).DialContext(ctx, protocol, addr)
 	}}
 	defer transport.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/_ping", nil)
@@ -117,7 +117,10 @@ func start(t *testing.T) (databaseURL, broker string, err error) {
 			"KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS":         "0",
 			"KAFKA_AUTO_CREATE_TOPICS_ENABLE":                "false",
 		}),
-		testcontainers.WithExposedPorts("127.0.0.1:"+port+":9092/tcp"),
+		testcontainers.WithExposedPorts("9092/tcp"),
+		testcontainers.WithHostConfigModifier(func(c *container.HostConfig) {
+			c.PortBindings = network.PortMap{network.MustParsePort("9092/tcp"): {{HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: port}}}
+		}),
 		testcontainers.WithWaitStrategy(wait.ForLog("Kafka Server started")))
 	testcontainers.CleanupContainer(t, k)
 	if err != nil {
@@ -134,13 +137,13 @@ func TestAnEventTravelsFromOneTransactionToAnother(t *testing.T) {
 	cfg := kafka.Config{Brokers: []string{broker}, Partitions: 3, Replication: 1}
 	if err != nil {
 		t.Logf("without containers: %v", err)
-		databaseURL = pgtest.URL(t, noMigrations)
+		databaseURL = pgtest.URL(t, nil)
 		cfg = kafkatest.New(t)
 	}
 	pool, err := postgres.Open(t.Context(), postgres.Config{URL: databaseURL, MaxConns: 8})
 	require.NoError(t, err)
 	defer pool.Close()
-	require.NoError(t, postgres.MigrateWait(t.Context(), pool, noMigrations, log))
+	require.NoError(t, postgres.MigrateWait(t.Context(), pool, nil, log))
 
 	ctx, stop := context.WithCancel(t.Context())
 	bell := postgres.NewDoorbell(pool, log)
