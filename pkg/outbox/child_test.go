@@ -63,7 +63,10 @@ func childMain() int {
 	if err != nil {
 		return fail(err)
 	}
-	relay := outbox.NewRelay(outbox.NewDB(pool, nil), client, outbox.RelayConfig{Lease: lease, Batch: 100, Drain: time.Second}, log, nil)
+	relay := outbox.NewRelay(outbox.NewDB(pool, nil), client, outbox.RelayConfig{
+		Lease: lease, Batch: 100, Drain: time.Second,
+		PollMin: 100 * time.Microsecond, PollMax: time.Millisecond, // nobody rings here, and it shall see every state
+	}, log, nil)
 	variants[os.Getenv(envVariant)](relay)
 	if crash := os.Getenv(envCrash); crash != "" {
 		var times int64

@@ -30,9 +30,16 @@ func Naive(r *Relay) {
 
 const ownXid = `pg_current_xact_id()::text::bigint`
 
-// BoundByXmax takes the end of the snapshot for the bound of new gaps.
+// BoundByXmax takes the end of the snapshot that saw a hole for its bound.
 func BoundByXmax(r *Relay) {
-	r.sql.advance = strings.ReplaceAll(sqlAdvance, ownXid, `pg_snapshot_xmax(pg_current_snapshot())::text::bigint`)
+	// Both ends of the snapshot in one number: ids are small in tests.
+	r.sql.read = strings.Replace(sqlRead, `pg_snapshot_xmin(pg_current_snapshot())::text::bigint`,
+		`(pg_snapshot_xmax(pg_current_snapshot())::text::bigint << 32) + pg_snapshot_xmin(pg_current_snapshot())::text::bigint`, 1)
+	r.step = func(c cursor, seqs []int64, both int64, cut bool, limit int) (cursor, int) {
+		c, n := c.advance(seqs, both&(1<<32-1), cut, limit)
+		c.bind(c.pos, both>>32)
+		return c, n
+	}
 }
 
 // BoundLater stores gaps first and their bound with the next cursor, and takes

@@ -40,7 +40,7 @@ type publisher struct {
 func newPublisher(r *Relay, term *lease, at cursor) *publisher {
 	p := &publisher{
 		Relay: r, term: term, stored: at,
-		rd:     reader{conn: term.conn, limit: r.cfg.Batch, max: r.cfg.Batch, bytes: r.cfg.BatchSize, topics: map[string]string{}},
+		rd:     reader{conn: term.conn, sql: r.sql.read, limit: r.cfg.Batch, max: r.cfg.Batch, bytes: r.cfg.BatchSize, topics: map[string]string{}},
 		signal: make(chan struct{}, 1),
 		acked:  map[int64]struct{}{}, suspects: map[int64]struct{}{},
 	}

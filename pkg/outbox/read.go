@@ -52,6 +52,7 @@ type page struct {
 // reader reads pages and keeps what makes that cheap.
 type reader struct {
 	conn   *pgx.Conn
+	sql    string
 	limit  int // rows per read: shrinks when they are large
 	max    int
 	bytes  int
@@ -64,7 +65,7 @@ const arena = 256 << 10
 func (r *reader) read(ctx context.Context, c cursor) (page, error) {
 	lo, hi := c.ranges()
 	limit := r.limit
-	res, err := r.conn.Query(ctx, sqlRead, c.pos, lo, hi, limit)
+	res, err := r.conn.Query(ctx, r.sql, c.pos, lo, hi, limit)
 	if err != nil {
 		return page{}, fmt.Errorf("read outbox: %w", err)
 	}

@@ -79,7 +79,7 @@ type Relay struct {
 	sql  statements
 }
 
-type statements struct{ acquire, advance string }
+type statements struct{ acquire, read, advance string }
 
 // NewRelay returns a relay that publishes db's outbox through client, which
 // needs idempotence (franz-go's default), acks from all in-sync replicas and no
@@ -102,7 +102,7 @@ func NewRelay(db *DB, client *kgo.Client, cfg RelayConfig, log *slog.Logger, reg
 		db: db, cl: client, cfg: cfg.withDefaults(), log: log, m: newMetrics(reg),
 		name: uuid.NewString(), cc: cc,
 		tracer: otel.Tracer("github.com/tiffin-platform/tiffin/pkg/outbox"),
-		at:     func(string) {}, step: cursor.advance, sql: statements{sqlAcquire, sqlAdvance},
+		at:     func(string) {}, step: cursor.advance, sql: statements{sqlAcquire, sqlRead, sqlAdvance},
 	}
 }
 

@@ -1,0 +1,371 @@
+package outbox_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
+	"github.com/tiffin-platform/tiffin/pkg/pgserver"
+	"github.com/tiffin-platform/tiffin/pkg/postgres"
+	"github.com/tiffin-platform/tiffin/pkg/proc"
+)
+
+// storm is many writers against two relay processes, with or without trouble.
+//
+// A writer takes its transaction id first and its sequence numbers later, keeps
+// some transactions open for long, rolls back one in ten, and uses
+// subtransactions that are rolled back: everything that makes sequence numbers
+// appear late, out of order or never. Each key counts its committed events in a
+// table, so what must be published is known exactly, also when the answer to a
+// COMMIT was lost.
+type storm struct {
+	seed    uint64
+	lasts   time.Duration
+	variant string
+	writers int
+
+	slow     time.Duration // some keep their transactions open for up to that long:
+	slowpoke int           // so many of the writers
+	pairs    int           // writers with two connections, see pair
+
+	kills    bool // relay processes die and freeze, connections break
+	broker   bool // the broker is away or answers with errors
+	restarts bool // the database server is killed
+}
+
+// TestStorm runs for a few seconds by default. The long form, per seed more
+// than 100,000 events on an idle machine:
+//
+//	OUTBOX_STORM=60s OUTBOX_STORM_SEED=1 go test -run 'TestStorm' -timeout 30m ./outbox
+func TestStorm(t *testing.T) {
+	t.Parallel()
+	lasts, slow := 1500*time.Millisecond, 150*time.Millisecond
+	if s := os.Getenv("OUTBOX_STORM"); s != "" {
+		var err error
+		lasts, err = time.ParseDuration(s)
+		require.NoError(t, err)
+		slow = 1500 * time.Millisecond
+	}
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("OUTBOX_STORM_SEED"); s != "" {
+		var err error
+		seed, err = strconv.ParseUint(s, 10, 64)
+		require.NoError(t, err)
+	}
+	calm := storm{seed: seed, lasts: lasts, variant: "ours", writers: 24, slow: slow, slowpoke: 4, pairs: 2}
+	rough := calm
+	rough.kills, rough.broker = true, true
+	restarts := rough
+	restarts.restarts = true
+	for name, s := range map[string]storm{"calm": calm, "rough": rough, "restarts": restarts} {
+		t.Run(name, func(t *testing.T) {
+			v, events := s.run(t)
+			t.Logf("seed %d: %d events, %+v", seed, events, v)
+			require.Zero(t, v.lost, "seed %d", seed)
+			require.Zero(t, v.late, "seed %d", seed)
+			if name == "calm" {
+				require.Zero(t, v.repeated, "seed %d", seed)
+			}
+		})
+	}
+}
+
+// The same oracle finds each of the usual shortcuts.
+func TestStormFindsBrokenRelays(t *testing.T) {
+	t.Parallel()
+	for variant, s := range map[string]storm{
+		"naive":         {writers: 24, slow: 100 * time.Millisecond, slowpoke: 4},
+		"bound by xmax": {slow: 100 * time.Millisecond, pairs: 2},
+		"bound later":   {writers: 24, slow: 500 * time.Millisecond, slowpoke: 12, kills: true},
+	} {
+		t.Run(variant, func(t *testing.T) {
+			s.variant, s.lasts = variant, 2*time.Second
+			lost, tries := 0, 0
+			for ; tries < 20 && lost == 0; tries++ {
+				s.seed = uint64(tries)
+				v, _ := s.run(t)
+				lost = v.lost
+			}
+			t.Logf("%d lost in storm number %d", lost, tries)
+			require.Positive(t, lost)
+		})
+	}
+}
+
+const stormKeys = 60
+
+func (s storm) run(t *testing.T) (verdict, int) {
+	t.Helper()
+	server, pool := stormServer(t)
+	w := newWorldIn(t, pool)
+	_, err := pool.Exec(t.Context(), `create table counters (key text primary key, n int not null default 0) with (fillfactor = 50)`)
+	require.NoError(t, err)
+
+	ctx, stop := context.WithTimeout(t.Context(), s.lasts)
+	defer stop()
+	var g sync.WaitGroup
+	for i := range s.writers {
+		g.Go(func() { s.write(ctx, w, i < s.slowpoke, rand.New(rand.NewPCG(s.seed, uint64(i)))) })
+	}
+	for i := range s.pairs {
+		g.Go(func() { s.pair(ctx, w, i, rand.New(rand.NewPCG(s.seed, uint64(1000+i)))) })
+	}
+	rng := rand.New(rand.NewPCG(s.seed, 1_000_000))
+	relays := []*proc.Process{s.relay(w, rng), s.relay(w, rng)}
+	for ctx.Err() == nil {
+		s.trouble(ctx, w, server, relays, rng)
+	}
+	g.Wait()
+	for i := range relays {
+		relays[i].Signal(syscall.SIGCONT)
+		relays[i].Stop(syscall.SIGKILL, patience)
+		relays[i] = w.child(s.variant, time.Second, "")
+	}
+	pool.Reset() // of connections that a restart broke
+	w.drained()
+
+	want := map[string]int{}
+	events := 0
+	rows, err := pool.Query(t.Context(), `select key, n from counters`)
+	require.NoError(t, err)
+	var key string
+	var n int
+	_, err = pgx.ForEachRow(rows, []any{&key, &n}, func() error { want[key] = n; events += n; return nil })
+	require.NoError(t, err)
+	return judge(w.published(), want), events
+}
+
+// relay starts a relay process; with kills on, one that may die at a bad point.
+func (s storm) relay(w *world, rng *rand.Rand) *proc.Process {
+	crash := ""
+	if s.kills && rng.IntN(2) == 0 {
+		crash = fmt.Sprintf("%d:%s", 1+rng.IntN(40), []string{"before produce", "before cursor", "after cursor"}[rng.IntN(3)])
+	}
+	return w.child(s.variant, time.Second, crash)
+}
+
+func (s storm) trouble(ctx context.Context, w *world, server *stormDB, relays []*proc.Process, rng *rand.Rand) {
+	wait := func(d time.Duration) {
+		select {
+		case <-ctx.Done():
+		case <-time.After(d):
+		}
+	}
+	wait(time.Duration(50+rng.IntN(150)) * time.Millisecond)
+	for i, p := range relays { // dead ones come back
+		select {
+		case <-p.Done():
+			relays[i] = s.relay(w, rng)
+		default:
+		}
+	}
+	i := rng.IntN(len(relays))
+	switch dice := rng.IntN(12); {
+	case dice == 0 && s.kills:
+		relays[i].Stop(syscall.SIGKILL, patience)
+	case dice == 1 && s.kills:
+		relays[i].Stop(syscall.SIGTERM, patience)
+	case dice <= 3 && s.kills:
+		relays[i].Signal(syscall.SIGSTOP)
+		wait(time.Duration(rng.IntN(1600)) * time.Millisecond)
+		relays[i].Signal(syscall.SIGCONT)
+	case dice == 4 && s.kills:
+		_, _ = w.pool.Exec(ctx, `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'outbox-relay'`)
+	case dice == 5 && s.kills:
+		_, _ = w.pool.Exec(ctx, `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'writer' and random() < 0.3`)
+	case dice <= 7 && s.broker:
+		w.broker.Fault(kfake.Fault{
+			Keys: []kmsg.Key{kmsg.Produce}, Count: 1 + rng.IntN(5),
+			Err: []*kerr.Error{kerr.RequestTimedOut, kerr.NotLeaderForPartition, kerr.NotEnoughReplicasAfterAppend}[rng.IntN(3)],
+		})
+	case dice == 8 && s.broker:
+		accept := w.refuse()
+		wait(time.Duration(50+rng.IntN(300)) * time.Millisecond)
+		accept()
+	case dice == 9 && s.restarts:
+		server.crash(w.t)
+	}
+}
+
+// write runs transactions until ctx ends. Errors are part of the game: what
+// counts is what the database holds in the end.
+func (s storm) write(ctx context.Context, w *world, slow bool, rng *rand.Rand) {
+	cc := w.pool.Config().ConnConfig
+	cc.RuntimeParams["application_name"] = "writer"
+	for ctx.Err() == nil {
+		conn, err := pgx.ConnectConfig(ctx, cc)
+		if err != nil {
+			continue
+		}
+		for ctx.Err() == nil && err == nil {
+			// Not ctx: the end of the storm lets transactions finish.
+			err = s.transact(context.WithoutCancel(ctx), conn, slow, rng)
+		}
+		_ = conn.Close(context.WithoutCancel(ctx))
+	}
+}
+
+const count1 = `insert into counters as c (key, n) values ($1, 1) on conflict (key) do update set n = c.n + 1 returning n`
+
+var errOdd = errors.New("rolled back on purpose")
+
+func (s storm) transact(ctx context.Context, conn *pgx.Conn, slow bool, rng *rand.Rand) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		key := "key-" + strconv.Itoa(1+rng.IntN(stormKeys))
+		for range 1 + rng.IntN(3) {
+			var n int
+			if err := tx.QueryRow(ctx, count1, key).Scan(&n); err != nil {
+				return err
+			}
+			if !slow && rng.IntN(4) == 0 { // others take their xid later and their seq earlier
+				if _, err := tx.Exec(ctx, `select pg_sleep($1)`, rng.Float64()/200); err != nil {
+					return err
+				}
+			}
+			if rng.IntN(10) == 0 { // a subtransaction whose seq is never seen
+				err := pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
+					if err := put(ctx, tx, key, n); err != nil {
+						return err
+					}
+					return errOdd
+				})
+				if !errors.Is(err, errOdd) {
+					return err
+				}
+			}
+			if err := pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error { return put(ctx, tx, key, n) }); err != nil {
+				return err
+			}
+		}
+		if slow {
+			if _, err := tx.Exec(ctx, `select pg_sleep($1)`, rng.Float64()*s.slow.Seconds()); err != nil {
+				return err
+			}
+		}
+		if rng.IntN(10) == 0 {
+			return errOdd
+		}
+		return nil
+	})
+	if errors.Is(err, errOdd) {
+		return nil
+	}
+	return err
+}
+
+// pair runs two transactions at a time: the second takes its id later and its
+// seq earlier than the first, and ends long after it.
+func (s storm) pair(ctx context.Context, w *world, i int, rng *rand.Rand) {
+	for ctx.Err() == nil {
+		_ = func() error {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+			defer cancel()
+			var txs [2]pgx.Tx
+			var key [2]string
+			var n [2]int
+			for j := range txs {
+				conn, err := pgx.ConnectConfig(ctx, w.pool.Config().ConnConfig)
+				if err != nil {
+					return err
+				}
+				defer func() { _ = conn.Close(ctx) }()
+				if txs[j], err = conn.Begin(ctx); err != nil {
+					return err
+				}
+				key[j] = fmt.Sprintf("pair-%d-%d", i, j)
+				if err := txs[j].QueryRow(ctx, count1, key[j]).Scan(&n[j]); err != nil {
+					return err
+				}
+			}
+			for _, j := range []int{1, 0} {
+				if err := put(ctx, txs[j], key[j], n[j]); err != nil {
+					return err
+				}
+			}
+			if err := txs[0].Commit(ctx); err != nil {
+				return err
+			}
+			if _, err := txs[1].Exec(ctx, `select pg_sleep($1)`, rng.Float64()*s.slow.Seconds()); err != nil {
+				return err
+			}
+			return txs[1].Commit(ctx)
+		}()
+	}
+}
+
+func put(ctx context.Context, tx pgx.Tx, key string, n int) error {
+	e := newEvent(key)
+	_, err := tx.Exec(ctx, insertRow, e.ID, e.Type, []byte(key), []byte(strconv.Itoa(n)), outbox.EncodeEvent(e))
+	return err
+}
+
+// stormDB is a database server of the storm's own, which it may kill.
+type stormDB struct {
+	o  pgserver.Options
+	at atomic.Pointer[pgserver.Server]
+}
+
+func stormServer(t *testing.T) (*stormDB, *pgxpool.Pool) {
+	t.Helper()
+	id, err := pgserver.Unprivileged()
+	require.NoError(t, err)
+	bin, err := pgserver.Finder{Getenv: os.Getenv, Identity: id}.Find(t.Context())
+	require.NoError(t, err)
+	cache, err := pgserver.CacheDir(id)
+	require.NoError(t, err)
+	dir, err := os.MkdirTemp(cache, "storm-")
+	require.NoError(t, err)
+	require.NoError(t, os.Chmod(dir, 0o711)) //nolint:gosec // the server's user enters
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	s := &stormDB{o: pgserver.Options{
+		Binaries: bin, Identity: id, Data: filepath.Join(dir, "data"), Port: l.Addr().(*net.TCPAddr).Port,
+		User: "storm", Password: "storm", Databases: []string{"storm"}, Death: syscall.SIGQUIT,
+		// The server is killed, the machine is not: what was written stays.
+		Settings: map[string]string{"fsync": "off", "full_page_writes": "off", "max_connections": "100"},
+	}}
+	require.NoError(t, pgserver.Init(t.Context(), s.o))
+	s.start(t)
+	t.Cleanup(func() { s.at.Load().Stop() })
+	pool, err := postgres.Open(t.Context(), postgres.Config{URL: s.o.URL("storm"), MaxConns: 5})
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	require.NoError(t, postgres.Migrate(t.Context(), pool, nil))
+	return s, pool
+}
+
+func (s *stormDB) start(t testing.TB) {
+	t.Helper()
+	server, err := pgserver.Start(context.Background(), s.o)
+	require.NoError(t, err)
+	s.at.Store(server)
+}
+
+// crash kills the server as a power cut would, memory of the machine excepted.
+func (s *stormDB) crash(t testing.TB) {
+	t.Helper()
+	s.at.Load().Process.Stop(syscall.SIGKILL, patience)
+	s.start(t)
+}
