@@ -1,6 +1,11 @@
 package outbox
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/trace"
+)
 
 // EncodeEvent returns an event's headers as a row holds them.
 var EncodeEvent = encodeEvent
@@ -13,7 +18,16 @@ const (
 	ReadSQL    = sqlRead
 	PruneSQL   = sqlPrune
 	BacklogSQL = sqlBacklog
+
+	InsertOneSQL  = insertOne
+	InsertManySQL = insertMany
 )
+
+// ConnConfig is how a relay connects.
+func ConnConfig(r *Relay) *pgx.ConnConfig { return r.cc.Copy() }
+
+// Trace sets where a relay's spans go.
+func (r *Relay) Trace(p trace.TracerProvider) { r.tracer = p.Tracer("outbox") }
 
 // Unbroken changes nothing: the relay as it is.
 func Unbroken(*Relay) {}
