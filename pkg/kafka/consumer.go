@@ -182,6 +182,10 @@ func (c *Consumer) groupOpts() ([]kgo.Opt, error) {
 		kgo.OnPartitionsAssigned(c.assigned),
 		kgo.OnPartitionsRevoked(c.revoked),
 		kgo.OnPartitionsLost(c.lost),
+		// A killed member holds its partitions until its session ends: Kafka's
+		// default of 45 s would be felt. Brokers allow 6 s and more.
+		kgo.SessionTimeout(10*time.Second),
+		kgo.HeartbeatInterval(2*time.Second),
 		kgo.RebalanceTimeout(c.cc.ShutdownTimeout+20*time.Second),
 		kgo.FetchMaxBytes(8<<20),
 		kgo.FetchMaxPartitionBytes(1<<20),
