@@ -3,10 +3,13 @@ package outbox_test
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
 )
@@ -78,4 +81,59 @@ func BenchmarkCommit(b *testing.B) {
 			})
 		})
 	}
+}
+
+// BenchmarkLatency writes 1,000 events per second and reports how long it takes
+// from the begin of the writing transaction until a consumer has the record.
+func BenchmarkLatency(b *testing.B) {
+	w := newWorld(b)
+	run(b, w.bell.Run)
+	run(b, w.relay(outbox.RelayConfig{}).Run)
+	w.emit("first", "second") // everything is connected
+	w.drained()
+	consumer := w.client(kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	for got := 0; got < 2; {
+		got += consumer.PollFetches(b.Context()).NumRecords()
+	}
+	const rate = 1000
+	n := max(b.N, 3000)
+	took := make(chan time.Duration, n)
+	go func() {
+		for got := 0; got < n; {
+			f := consumer.PollFetches(context.Background())
+			if f.IsClientClosed() {
+				return
+			}
+			f.EachRecord(func(r *kgo.Record) {
+				began, _ := strconv.ParseInt(string(r.Value), 10, 64)
+				took <- time.Since(time.Unix(0, began))
+				got++
+			})
+		}
+		close(took)
+	}()
+	b.ResetTimer()
+	start := time.Now()
+	sem := make(chan struct{}, 8)
+	for i := range n {
+		time.Sleep(time.Until(start.Add(time.Duration(i) * time.Second / rate))) //nolint:forbidigo // an open-loop arrival
+		began := time.Now()
+		sem <- struct{}{}
+		go func() {
+			defer func() { <-sem }()
+			e := newEvent(strconv.Itoa(i % 100))
+			e.Data = strconv.AppendInt(nil, began.UnixNano(), 10)
+			if err := w.db.InTx(context.Background(), func(tx *outbox.Tx) error { tx.Emit(context.Background(), e); return nil }); err != nil {
+				b.Error(err)
+			}
+		}()
+	}
+	all := make([]time.Duration, 0, n)
+	for d := range took {
+		all = append(all, d)
+	}
+	slices.Sort(all)
+	b.ReportMetric(float64(all[n/2].Microseconds())/1000, "p50-ms")
+	b.ReportMetric(float64(all[n*99/100].Microseconds())/1000, "p99-ms")
+	b.ReportMetric(0, "ns/op")
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"time"
@@ -196,12 +195,20 @@ func (r *Relay) lead(ctx context.Context, term *lease, at cursor) error {
 	r.m.leader.Set(0)
 	r.m.backlog.Set(0)
 	r.m.lag.Set(0)
-	p.settle(ctx)
-	if err == nil {
-		if err = term.resign(ctx); err == nil && r.db.bell != nil {
-			r.db.bell.Ring(leaderKey)
-		}
+	reason := "shutdown"
+	if err != nil {
+		reason = err.Error()
 	}
-	r.log.InfoContext(ctx, "outbox relay leads no more", "epoch", term.epoch, "pos", p.stored.pos, "reason", fmt.Sprint(err))
-	return err
+	r.log.InfoContext(ctx, "outbox relay leads no more", "epoch", term.epoch, "pos", p.stored.pos, "in_flight", len(p.flight), "reason", reason)
+	p.settle(ctx)
+	if err != nil {
+		return err
+	}
+	if err := term.resign(ctx); err != nil {
+		return err
+	}
+	if r.db.bell != nil {
+		r.db.bell.Ring(leaderKey)
+	}
+	return nil
 }
