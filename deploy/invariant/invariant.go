@@ -73,7 +73,7 @@ func (c *Checker) Wait(ctx context.Context, limit time.Duration, orders ...strin
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	var problems []string
-	err := error(nil)
+	var err error
 	for {
 		var now []string
 		if now, err = c.Check(ctx, orders...); err == nil {

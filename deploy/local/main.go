@@ -34,11 +34,10 @@ const usage = "usage: local [-v] run | demo | rows <order id> | clean-data"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
 	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout)
+	stop()
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "error: "+err.Error())
-		stop()
 		os.Exit(1)
 	}
 }
@@ -109,7 +108,7 @@ func stay(ctx context.Context, opts runner.Options, play func(context.Context, *
 	if play != nil {
 		if err := play(ctx, p, opts.Out); err != nil {
 			if ctx.Err() != nil {
-				return nil //nolint:nilerr // interrupted
+				return nil
 			}
 			return err
 		}

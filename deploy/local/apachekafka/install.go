@@ -63,7 +63,7 @@ func Find(ctx context.Context, progress func(string)) (Install, error) {
 		cache = filepath.Join(os.TempDir(), "tiffin-cache-"+strconv.Itoa(os.Getuid()))
 	}
 	dir := filepath.Join(cache, "tiffin", "kafka-"+Version)
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil { //nolint:gosec // a cache
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return Install{}, err
 	}
 	unlock, err := pgserver.Lock(ctx, dir+".lock")
@@ -107,13 +107,13 @@ var javaVersion = regexp.MustCompile(`version "(\d+)`)
 
 // findJava returns the java to use and a name for exactly this build of it.
 func findJava(ctx context.Context) (path, build string, err error) {
-	path = filepath.Join(os.Getenv("JAVA_HOME"), "bin", "java") //nolint:forbidigo // how every Java tool is told
+	path = filepath.Join(os.Getenv("JAVA_HOME"), "bin", "java")
 	if _, err := os.Stat(path); err != nil {
 		if path, err = exec.LookPath("java"); err != nil {
 			return "", "", fmt.Errorf("KAFKA=real needs Java %d or newer on PATH or in JAVA_HOME (apt-get install default-jre-headless): %w", minJava, err)
 		}
 	}
-	out, err := exec.CommandContext(ctx, path, "-version").CombinedOutput() //nolint:gosec // found above
+	out, err := exec.CommandContext(ctx, path, "-version").CombinedOutput()
 	if err != nil {
 		return "", "", fmt.Errorf("%s -version: %w\n%s", path, err, out)
 	}
@@ -145,7 +145,7 @@ func fetch(ctx context.Context, dir string, progress func(string)) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	var out bytes.Buffer
-	cmd := exec.CommandContext(ctx, mvn, "-q", "-B", "-f", filepath.Join(temp, "pom.xml"), //nolint:gosec // found in PATH
+	cmd := exec.CommandContext(ctx, mvn, "-q", "-B", "-f", filepath.Join(temp, "pom.xml"),
 		"org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies",
 		"-DincludeScope=runtime", "-DoutputDirectory="+filepath.Join(temp, "libs"))
 	cmd.Stdout, cmd.Stderr = &out, &out

@@ -20,7 +20,7 @@ func TestJavaIsNamedWithWhatIsWrong(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			home := t.TempDir()
 			require.NoError(t, os.Mkdir(filepath.Join(home, "bin"), 0o700))
-			require.NoError(t, os.WriteFile(filepath.Join(home, "bin", "java"), []byte("#!/bin/sh\n"+c.script+"\n"), 0o700)) //nolint:gosec // a program
+			require.NoError(t, os.WriteFile(filepath.Join(home, "bin", "java"), []byte("#!/bin/sh\n"+c.script+"\n"), 0o700))
 			t.Setenv("JAVA_HOME", home)
 			_, _, err := findJava(t.Context())
 			require.ErrorContains(t, err, c.want)
@@ -39,7 +39,7 @@ func TestJavaOfTheRightVersion(t *testing.T) {
 	home := t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(home, "bin"), 0o700))
 	java := filepath.Join(home, "bin", "java")
-	require.NoError(t, os.WriteFile(java, []byte("#!/bin/sh\necho 'openjdk version \"21.0.1\"' >&2\n"), 0o700)) //nolint:gosec // a program
+	require.NoError(t, os.WriteFile(java, []byte("#!/bin/sh\necho 'openjdk version \"21.0.1\"' >&2\n"), 0o700))
 	t.Setenv("JAVA_HOME", home)
 	path, build, err := findJava(t.Context())
 	require.NoError(t, err)

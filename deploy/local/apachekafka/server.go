@@ -72,7 +72,7 @@ func (s Server) Start(ctx context.Context, out io.Writer) (*proc.Process, error)
 func (s Server) start(ctx context.Context, out io.Writer, jvm ...string) (*proc.Process, error) {
 	file := filepath.Join(s.Dir, "server.properties")
 	logs := filepath.Join(s.Dir, "log")
-	if err := os.MkdirAll(s.Dir, 0o755); err != nil { //nolint:gosec // data of a development broker
+	if err := os.MkdirAll(s.Dir, 0o755); err != nil {
 		return nil, err
 	}
 	if err := os.WriteFile(file, fmt.Appendf(nil, properties, s.Port, s.ControllerPort, logs), 0o600); err != nil {
@@ -89,7 +89,7 @@ func (s Server) start(ctx context.Context, out io.Writer, jvm ...string) (*proc.
 		args = append(args, "-XX:SharedArchiveFile="+s.Install.Archive, "-Xshare:auto")
 	}
 	args = append(args, "-cp", s.Install.Classpath, "kafka.Kafka", file)
-	cmd := exec.Command(s.Install.Java, args...) //nolint:gosec // found by Find
+	cmd := exec.Command(s.Install.Java, args...)
 	cmd.Dir = s.Dir
 	cmd.Stdout, cmd.Stderr = out, out
 	return proc.Start(cmd, syscall.SIGTERM)
@@ -103,7 +103,7 @@ func (s Server) format(ctx context.Context, file, logs string) error {
 	id := make([]byte, 16)
 	_, _ = rand.Read(id)
 	var out bytes.Buffer
-	cmd := exec.CommandContext(ctx, s.Install.Java, "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", s.Install.Classpath, //nolint:gosec // found by Find
+	cmd := exec.CommandContext(ctx, s.Install.Java, "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", s.Install.Classpath,
 		"kafka.tools.StorageTool", "format", "-t", base64.RawURLEncoding.EncodeToString(id), "-c", file)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.WaitDelay = time.Second
@@ -134,7 +134,7 @@ func (s Server) WaitReady(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("Kafka on port %d is not ready: %w", s.Port, err)
+			return fmt.Errorf("broker on port %d is not ready: %w", s.Port, err)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -160,12 +160,12 @@ func freePorts(n int) ([]int, error) {
 // moveFile copies, because the two may be on different file systems, and
 // renames, so that the target is whole.
 func moveFile(from, to string) error {
-	in, err := os.Open(from) //nolint:gosec // a path of ours
+	in, err := os.Open(from)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = in.Close() }()
-	out, err := os.Create(to + ".new") //nolint:gosec // a path of ours
+	out, err := os.Create(to + ".new")
 	if err != nil {
 		return err
 	}

@@ -78,7 +78,7 @@ func OptionsFrom(getenv func(string) string) (Options, error) {
 // complete fills in what was left out.
 func (o Options) complete() (Options, error) {
 	if o.getenv == nil {
-		o.getenv = os.Getenv //nolint:forbidigo // the library's default, where main gives none
+		o.getenv = os.Getenv
 	}
 	if o.Out == nil {
 		o.Out = io.Discard

@@ -87,7 +87,7 @@ func embeddedBroker(o Options, p prepared) supervise.Part {
 	return supervise.Part{
 		Name: kafkaPart,
 		Start: func(_ context.Context, out io.Writer) (*proc.Process, error) {
-			cmd := exec.Command(filepath.Join(p.bin, runnerBinary), "broker", data, strconv.Itoa(o.port(kafkaPart))) //nolint:gosec // built by us
+			cmd := exec.Command(filepath.Join(p.bin, runnerBinary), "broker", data, strconv.Itoa(o.port(kafkaPart)))
 			return startBound(o, kafkaPart, cmd, data, out, syscall.SIGTERM)
 		},
 		Ready: func(ctx context.Context) error { return pingBroker(ctx, o.Brokers()) },
@@ -140,7 +140,7 @@ func servicePart(o Options, p prepared, s service, n int) supervise.Part {
 	return supervise.Part{
 		Name: name, After: after,
 		Start: func(_ context.Context, out io.Writer) (*proc.Process, error) {
-			cmd := exec.Command(binary) //nolint:gosec // built by us
+			cmd := exec.Command(binary)
 			cmd.Env = settings
 			cmd.Dir = o.Dir
 			// Services keep their promises under kill -9, and the databases

@@ -69,7 +69,7 @@ func owner(ctx context.Context, port int) string {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "lsof", "-nP", "-t", "-iTCP:"+strconv.Itoa(port), "-sTCP:LISTEN").Output() //nolint:gosec // a number
+	out, err := exec.CommandContext(ctx, "lsof", "-nP", "-t", "-iTCP:"+strconv.Itoa(port), "-sTCP:LISTEN").Output()
 	if err != nil {
 		return ""
 	}
@@ -94,7 +94,7 @@ func short(command string) string {
 func listener(port int) int {
 	inodes := map[string]bool{}
 	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		file, err := os.Open(table) //nolint:gosec // a constant
+		file, err := os.Open(table)
 		if err != nil {
 			continue
 		}

@@ -69,7 +69,7 @@ func prepare(ctx context.Context, o Options, c *console) (prepared, error) {
 // all; without it each module is built for itself.
 func build(ctx context.Context, o Options, bin string, c *console) error {
 	began := time.Now()
-	if err := os.MkdirAll(bin, 0o755); err != nil { //nolint:gosec // programs
+	if err := os.MkdirAll(bin, 0o755); err != nil {
 		return err
 	}
 	modules, packages := []string{"deploy"}, []string{"./local"}
@@ -93,7 +93,7 @@ func build(ctx context.Context, o Options, bin string, c *console) error {
 			}
 		}
 	}()
-	out, err := exec.CommandContext(ctx, "go", "-C", o.Root, "env", "GOWORK").Output() //nolint:gosec // constants
+	out, err := exec.CommandContext(ctx, "go", "-C", o.Root, "env", "GOWORK").Output()
 	if err != nil {
 		return fmt.Errorf("go env GOWORK: %w", err)
 	}
@@ -121,7 +121,7 @@ func goBuild(ctx context.Context, dir, bin string, packages ...string) error {
 	// What version control says is of no interest here, and asking it fails
 	// where the repository belongs to somebody else.
 	args := append([]string{"build", "-buildvcs=false", "-o", bin + string(filepath.Separator)}, packages...)
-	cmd := exec.Command("go", args...) //nolint:gosec // constants
+	cmd := exec.Command("go", args...)
 	cmd.Dir = dir
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -156,10 +156,10 @@ func wait(ctx context.Context, cmd *exec.Cmd) error {
 func dataDir(ctx context.Context, o Options, id pgserver.Identity, major int) (string, error) {
 	name := "postgres-" + strconv.Itoa(major)
 	dir := filepath.Join(o.Dir, name)
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // entered by another user
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // whatever the umask was
+	if err := os.Chmod(dir, 0o755); err != nil {
 		return "", err
 	}
 	if id.CanEnter(ctx, dir) {
@@ -168,7 +168,7 @@ func dataDir(ctx context.Context, o Options, id pgserver.Identity, major int) (s
 	// A temporary directory is closed to everybody else: let others pass
 	// through ours, if that is all that is in the way.
 	if info, err := os.Stat(o.Dir); err == nil && info.Mode().Perm()&0o001 == 0 {
-		if err := os.Chmod(o.Dir, info.Mode().Perm()|0o111); err == nil && id.CanEnter(ctx, dir) { //nolint:gosec // see above
+		if err := os.Chmod(o.Dir, info.Mode().Perm()|0o111); err == nil && id.CanEnter(ctx, dir) {
 			return dir, nil
 		}
 	}
@@ -180,7 +180,7 @@ func dataDir(ctx context.Context, o Options, id pgserver.Identity, major int) (s
 		return "", err
 	}
 	dir = filepath.Join(dir, name)
-	return dir, os.MkdirAll(dir, 0o755) //nolint:gosec // entered by another user
+	return dir, os.MkdirAll(dir, 0o755)
 }
 
 // outsideDir is where data goes that cannot be in Dir.
@@ -228,7 +228,7 @@ func initData(ctx context.Context, o Options, p prepared, c *console) error {
 func stopStrays(o Options, p prepared, c *console) {
 	files, _ := filepath.Glob(filepath.Join(o.Dir, "run", "*.pid"))
 	for _, file := range files {
-		text, err := os.ReadFile(file) //nolint:gosec // a path of ours
+		text, err := os.ReadFile(file)
 		if err != nil {
 			continue
 		}
@@ -252,7 +252,7 @@ func CleanData(ctx context.Context, o Options) error {
 		return err
 	}
 	if _, err := os.Stat(o.Dir); err != nil {
-		return nil //nolint:nilerr // nothing to remove
+		return nil
 	}
 	unlock, err := lockDir(ctx, o)
 	if err != nil {
@@ -272,7 +272,7 @@ func CleanData(ctx context.Context, o Options) error {
 
 // lockDir makes sure that one runner at a time uses Dir.
 func lockDir(ctx context.Context, o Options) (func(), error) {
-	if err := os.MkdirAll(o.Dir, 0o755); err != nil { //nolint:gosec // entered by another user
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make %s: %w", o.Dir, err)
 	}
 	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)

@@ -48,7 +48,7 @@ func Start(ctx context.Context, opts Options) (*Platform, error) {
 func start(ctx context.Context, o Options) (*Platform, error) {
 	logs := filepath.Join(o.Dir, "log")
 	for _, dir := range []string{logs, filepath.Join(o.Dir, "run")} {
-		if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // development logs
+		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, err
 		}
 	}

@@ -220,7 +220,7 @@ func (s *Supervisor) run(ctx context.Context, r *running) error {
 		r.finish()
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // the run ends: how this process did does not matter
 		case meant:
 			s.opts.Event(r.Name, "was stopped")
 			quick, wait = 0, s.opts.FirstWait

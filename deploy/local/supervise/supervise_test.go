@@ -30,7 +30,7 @@ func script(name, text string, after ...string) Part {
 	return Part{
 		Name: name, After: after,
 		Start: func(_ context.Context, out io.Writer) (*proc.Process, error) {
-			cmd := exec.Command("sh", "-c", text) //nolint:gosec // the test's text
+			cmd := exec.Command("sh", "-c", text)
 			cmd.Stdout, cmd.Stderr = out, out
 			return proc.Start(cmd, syscall.SIGKILL)
 		},
@@ -85,7 +85,7 @@ func TestStartsInOrderAndStopsInReverse(t *testing.T) {
 
 func contains(file, text string) func(context.Context) error {
 	return func(context.Context) error {
-		b, err := os.ReadFile(file) //nolint:gosec // the test's file
+		b, err := os.ReadFile(file)
 		if err == nil && !strings.Contains(string(b), text) {
 			return errors.New("not there yet")
 		}
