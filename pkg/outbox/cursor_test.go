@@ -59,7 +59,7 @@ func TestNewGapsAreBoundOnce(t *testing.T) {
 // once, below-limit gaps stay sorted, disjoint and below the position.
 func TestCursorLosesAndRepeatsNothing(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(300) {
+	for seed := range uint64(60) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		const total = 200
 		limit := 1 + rng.IntN(20)
@@ -99,14 +99,14 @@ func TestCursorLosesAndRepeatsNothing(t *testing.T) {
 				out[s]++
 			}
 			after.bind(after.pos, xid)
-			require.LessOrEqual(t, len(after.gaps), limit, "seed %d", seed)
-			last := int64(0)
+			last, sound := int64(0), len(after.gaps) <= limit
 			for _, g := range after.gaps {
-				require.Less(t, last, g.lo, "seed %d", seed)
-				require.LessOrEqual(t, g.lo, g.hi, "seed %d", seed)
+				sound = sound && last < g.lo && g.lo <= g.hi
 				last = g.hi
 			}
-			require.LessOrEqual(t, last, after.pos, "seed %d", seed)
+			if !sound || last > after.pos {
+				require.Fail(t, "broken gaps", "seed %d: %v, limit %d", seed, after, limit)
+			}
 			c = after
 		}
 		for i := range total {

@@ -117,6 +117,12 @@ func (s *Session) Flush(ctx context.Context) error {
 	return br.Close()
 }
 
+// Broken reports whether the connection of a running transaction is lost: then
+// an error of a handler says nothing about the handler.
+func (s *Session) Broken() bool {
+	return s.tx.conn != nil && s.tx.conn.Conn().IsClosed()
+}
+
 // Err returns the first error that Emit or AddRecord recorded.
 func (s *Session) Err() error { return s.tx.err }
 

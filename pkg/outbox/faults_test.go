@@ -292,8 +292,9 @@ func TestALostConnectionStartsAgainFromTheCursor(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	run(t, w.relay(outbox.RelayConfig{Batch: 5}).Run)
-	for range 8 {
-		w.series(10, uuid.NewString())
+	for term := range 4 {
+		require.Eventually(t, func() bool { return w.epoch() > term }, patience, time.Millisecond)
+		w.series(10, uuid.NewString(), uuid.NewString())
 		_, err := w.pool.Exec(t.Context(), `select pg_terminate_backend(pid) from pg_stat_activity
 			where application_name = 'outbox-relay' and datname = current_database()`)
 		require.NoError(t, err)

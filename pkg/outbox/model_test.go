@@ -3,7 +3,6 @@ package outbox
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -81,16 +80,16 @@ func explore(rules modelRules) (states int, broken string) {
 	type node struct {
 		m    model
 		from int
-		did  string
 	}
-	nodes := []node{{m: model{nextXid: 10, nextSeq: 1}, from: -1, did: "start"}}
-	seen := map[model]bool{nodes[0].m: true}
+	nodes := []node{{m: model{nextXid: 10, nextSeq: 1}, from: -1}}
+	seen := map[model]struct{}{nodes[0].m: {}}
+	var next []modelStep
 	for i := 0; i < len(nodes); i++ {
-		next := nodes[i].m.steps(rules)
+		next = nodes[i].m.steps(rules, false, next[:0])
 		for _, s := range next {
-			if !seen[s.m] {
-				seen[s.m] = true
-				nodes = append(nodes, node{s.m, i, s.did})
+			if _, known := seen[s.m]; !known {
+				seen[s.m] = struct{}{}
+				nodes = append(nodes, node{s.m, i})
 			}
 		}
 		wrong := nodes[i].m.disorder(rules)
@@ -98,12 +97,15 @@ func explore(rules modelRules) (states int, broken string) {
 			wrong += nodes[i].m.lost() // all ended, a leader finds nothing new
 		}
 		if wrong != "" {
-			var way []string
-			for n := i; n >= 0; n = nodes[n].from {
-				way = append(way, nodes[n].did)
+			for n := i; nodes[n].from >= 0; n = nodes[n].from {
+				for _, s := range nodes[nodes[n].from].m.steps(rules, true, nil) {
+					if s.m == nodes[n].m {
+						wrong = s.did + ", " + wrong
+						break
+					}
+				}
 			}
-			slices.Reverse(way)
-			return len(nodes), strings.Join(way, ", ") + ": " + wrong
+			return len(nodes), wrong
 		}
 	}
 	return len(nodes), ""
@@ -114,12 +116,17 @@ type modelStep struct {
 	did string
 }
 
-func (m model) steps(rules modelRules) (out []modelStep) {
+// steps appends all that can happen next, in words if asked.
+func (m model) steps(rules modelRules, words bool, out []modelStep) []modelStep {
 	add := func(n model, format string, args ...any) {
-		out = append(out, modelStep{n, fmt.Sprintf(format, args...)})
+		s := modelStep{m: n}
+		if words {
+			s.did = fmt.Sprintf(format, args...)
+		}
+		out = append(out, s)
 	}
 	for i, tx := range m.txs {
-		name := string(rune('A' + i))
+		name := "ABC"[i : i+1]
 		n := m
 		switch {
 		case tx.end != 0:
@@ -144,7 +151,7 @@ func (m model) steps(rules modelRules) (out []modelStep) {
 		}
 	}
 	for i, r := range m.relays {
-		name, n := fmt.Sprintf("relay %d", i+1), m
+		name, n := [2]string{"relay 1", "relay 2"}[i], m
 		me := &n.relays[i]
 		switch {
 		case r.epoch == 0:
