@@ -94,8 +94,8 @@ func DecodeHeaders(b []byte) ([]kgo.RecordHeader, error) {
 			if used <= 0 || n > uint64(len(b)-used) {
 				return nil, errHeaders
 			}
-			h.Key = string(b[used : used+int(n)]) //nolint:gosec // bounded by the line above
-			b = b[used+int(n):]                   //nolint:gosec // the same
+			h.Key = string(b[used : used+int(n)])
+			b = b[used+int(n):]
 		}
 		n, used := binary.Uvarint(b)
 		if used <= 0 || n > uint64(len(b)-used)+1 {

@@ -113,8 +113,8 @@ func (r *Relay) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		started := time.Now()
 		err := r.connected(ctx)
-		if ctx.Err() != nil {
-			break
+		if err == nil || ctx.Err() != nil {
+			return nil //nolint:nilerr // what broke while stopping is no news
 		}
 		if time.Since(started) > 10*time.Second {
 			wait = 100 * time.Millisecond

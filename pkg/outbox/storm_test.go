@@ -335,7 +335,7 @@ func stormServer(t *testing.T) (*stormDB, *pgxpool.Pool) {
 	require.NoError(t, err)
 	dir, err := os.MkdirTemp(cache, "storm-")
 	require.NoError(t, err)
-	require.NoError(t, os.Chmod(dir, 0o711)) //nolint:gosec // the server's user enters
+	require.NoError(t, os.Chmod(dir, 0o711))
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
