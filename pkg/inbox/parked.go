@@ -74,13 +74,18 @@ func Park(ctx context.Context, tx *outbox.Tx, k Key, e Event, due time.Time) (bo
 func Follow(tx *outbox.Tx, k Key, e Event) { queueEvent(tx, k, e) }
 
 // Repark gives the event in the lowest row of k, be it the head or a follower
-// that failed, its next attempt. The transaction has locked k.
-func Repark(tx *outbox.Tx, k Key, e Event, due time.Time) {
-	tx.Queue(`update msg.parked_keys set head_event = $3, head_attempt = $4, head_due = $5, lease_until = '-infinity'
-		where consumer = $1 and key = $2`, k.Consumer, []byte(k.Bytes), [16]byte(e.ID), e.Attempt, due)
-	tx.Queue(`update msg.parked_events set attempt = $4, headers = $5
+// that failed, its next attempt. The transaction has locked k. It reports false,
+// and does nothing, when the event is not there any more: somebody handled it.
+func Repark(ctx context.Context, tx *outbox.Tx, k Key, e Event, due time.Time) (bool, error) {
+	tag, err := tx.Exec(ctx, `update msg.parked_events set attempt = $4, headers = $5
 		where consumer = $1 and key = $2 and event_id = $3`,
 		k.Consumer, []byte(k.Bytes), [16]byte(e.ID), e.Attempt, outbox.EncodeHeaders(e.Headers))
+	if err != nil || tag.RowsAffected() == 0 {
+		return false, err
+	}
+	tx.Queue(`update msg.parked_keys set head_event = $3, head_attempt = $4, head_due = $5, lease_until = '-infinity'
+		where consumer = $1 and key = $2`, k.Consumer, []byte(k.Bytes), [16]byte(e.ID), e.Attempt, due)
+	return true, nil
 }
 
 // Finish ends the wait for event id, the head of k: the key is free, or its

@@ -80,14 +80,11 @@ func TestBadRecords(t *testing.T) {
 		"forged retry headers":  {forged(), ""},
 		"unknown fields":        {with(func(r *kgo.Record) { r.Value = append([]byte(`{"new":{"a":[1]},`), r.Value[1:]...) }), ""},
 	}
-	r := setup(t)
-	r.cfg.Partitions = 3
+	r := setupOnePartition(t)
 	r.consume(kafka.On(number, topic, apply))
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			before := r.count(`select count(*) from effects`)
-			// Twice the same id and once a good record: all on one partition.
-			test.rec.Partition = 0
 			after := good()
 			r.produceRecords(test.rec)
 			r.produceRecords(after)

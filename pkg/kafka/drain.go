@@ -79,60 +79,66 @@ type drainer struct {
 // errTaken says that somebody else drained the key meanwhile.
 var errTaken = errors.New("parked events were taken by another drainer")
 
+// turn is what a drainer handles next, as it was read without a lock.
+type turn struct {
+	state  inbox.Parked
+	events []inbox.Event
+	items  []*item // of the events
+	// claims is what the head still has to claim; followers were claimed when
+	// they were parked.
+	claims []inbox.Claim
+}
+
 // step handles the next events and reports whether more may be left.
 func (d *drainer) step(ctx context.Context) (bool, *fault) {
+	t, f := d.next(ctx)
+	if t == nil || f != nil {
+		return false, f
+	}
+	if f = d.prepare(ctx, t.items); f == nil {
+		f = d.handle(ctx, t)
+	}
+	if f != nil {
+		return d.failed(ctx, t, f)
+	}
+	d.limit = min(2*d.limit, drainBatch)
+	d.count(t.items)
+	return true, nil
+}
+
+// next reads the next turn, nil when there is none or when a head waits that is
+// none of our business.
+func (d *drainer) next(ctx context.Context) (*turn, *fault) {
 	limit := d.limit
 	if d.sub.Prepare != nil {
 		limit = 1 // Prepare has to see what the event before it did
 	}
 	state, events, found, err := inbox.Waiting(ctx, d.c.db.Pool, d.key, limit)
 	if err != nil {
-		return false, &fault{class: classify(ctx, err, phaseBegin, false), err: err}
+		return nil, &fault{index: -1, class: classify(ctx, err, phaseBegin, false), err: err}
 	}
 	if !found {
-		return false, nil
+		return nil, nil
 	}
-	claims, mine := d.claims(state, events)
-	if !mine {
-		return false, nil
+	t := &turn{state: state, events: events}
+	if draining := state == (inbox.Parked{}); !draining {
+		if !d.overdue || len(events) == 0 || events[0].ID != state.Head || events[0].Attempt != state.Attempt {
+			return nil, nil
+		}
+		t.claims = []inbox.Claim{{Consumer: d.key.Consumer, Event: state.Head, Attempt: state.Attempt}}
+		t.events = events[:1]
 	}
-	if len(claims) > 0 {
-		events = events[:1]
+	for _, e := range t.events {
+		t.items = append(t.items, d.c.fromParked(d.key, e, d.sub))
 	}
-	items := make([]*item, len(events))
-	for i, e := range events {
-		items[i] = d.c.fromParked(d.key, e, d.sub)
+	if d.first != nil && len(t.items) > 0 && d.first.claim == t.items[0].claim {
+		t.items[0] = d.first
 	}
-	if d.first != nil && len(items) > 0 && d.first.claim == items[0].claim {
-		items[0] = d.first
-	}
-	if f := d.prepare(ctx, items); f != nil {
-		return d.failed(ctx, items, events, state, claims, f)
-	}
-	if f := d.handle(ctx, items, events, state, claims); f != nil {
-		return d.failed(ctx, items, events, state, claims, f)
-	}
-	d.limit = min(2*d.limit, drainBatch)
-	d.count(items)
-	return true, nil
+	return t, nil
 }
-
-// claims returns what the head still has to claim; followers were claimed when
-// they were parked. mine is false when a head waits that is none of our business.
-func (d *drainer) claims(state inbox.Parked, events []inbox.Event) (claims []inbox.Claim, mine bool) {
-	if isDraining(state) {
-		return nil, true
-	}
-	if !d.overdue || len(events) == 0 || events[0].ID != state.Head || events[0].Attempt != state.Attempt {
-		return nil, false
-	}
-	return []inbox.Claim{{Consumer: d.key.Consumer, Event: state.Head, Attempt: state.Attempt}}, true
-}
-
-func isDraining(p inbox.Parked) bool { return p == inbox.Parked{} }
 
 func (d *drainer) prepare(ctx context.Context, items []*item) *fault {
-	if d.sub.Prepare == nil || len(items) == 0 || items[0].isPrepared && items[0].prepareErr == nil {
+	if d.sub.Prepare == nil || len(items) == 0 {
 		return nil
 	}
 	it := items[0]
@@ -153,34 +159,39 @@ func (d *drainer) prepare(ctx context.Context, items []*item) *fault {
 	return nil
 }
 
-// begin locks the key and makes sure that nothing changed since it was read.
-func (d *drainer) begin(ctx context.Context, state inbox.Parked, claims []inbox.Claim) (*outbox.Session, *fault) {
-	s, now, err := inbox.Begin(ctx, d.c.db, claims, []inbox.Key{d.key})
+// begin locks the key and makes sure that its state is the one that was read.
+// Whether the events are still there shows when they are taken or parked again.
+func (d *drainer) begin(ctx context.Context, t *turn) (*outbox.Session, *fault) {
+	s, now, err := inbox.Begin(ctx, d.c.db, t.claims, []inbox.Key{d.key})
 	if err != nil {
 		return nil, &fault{index: -1, class: classify(ctx, err, phaseBegin, false), err: err}
 	}
-	if p, ok := now.Parked[d.key]; !ok || p != state || len(now.Won) != len(claims) {
+	if p, ok := now.Parked[d.key]; !ok || p != t.state || len(now.Won) != len(t.claims) {
 		s.Rollback()
-		return nil, &fault{index: -1, class: classRace, err: errTaken}
+		return nil, taken()
 	}
 	return s, nil
 }
 
-// handle runs the handlers of events in one transaction that also deletes them.
-func (d *drainer) handle(ctx context.Context, items []*item, events []inbox.Event, state inbox.Parked, claims []inbox.Claim) *fault {
+// taken is the fault of a drainer that came second.
+func taken() *fault { return &fault{index: -1, class: classRace, err: errTaken} }
+
+// handle runs the handlers of the turn in one transaction that also deletes the
+// events.
+func (d *drainer) handle(ctx context.Context, t *turn) *fault {
 	if !d.c.slots.take(ctx) {
 		return &fault{index: -1, class: classStopped, err: ctx.Err()}
 	}
 	defer d.c.slots.give()
-	s, f := d.begin(ctx, state, claims)
+	s, f := d.begin(ctx, t)
 	if f != nil {
 		return f
 	}
 	defer s.Rollback()
-	if f := d.takeEvents(ctx, s, events); f != nil {
+	if f := d.take(ctx, s, t.events); f != nil {
 		return f
 	}
-	for i, it := range items {
+	for i, it := range t.items {
 		s.Own(i)
 		if err := d.c.apply(ctx, s.Tx(), it); err != nil {
 			return &fault{index: culprit(err, i), class: classify(ctx, err, phaseApply, s.Broken()), err: err}
@@ -198,7 +209,7 @@ func (d *drainer) handle(ctx context.Context, items []*item, events []inbox.Even
 	return commit(ctx, s)
 }
 
-func (d *drainer) takeEvents(ctx context.Context, s *outbox.Session, events []inbox.Event) *fault {
+func (d *drainer) take(ctx context.Context, s *outbox.Session, events []inbox.Event) *fault {
 	if len(events) == 0 {
 		return nil
 	}
@@ -207,34 +218,35 @@ func (d *drainer) takeEvents(ctx context.Context, s *outbox.Session, events []in
 		return &fault{index: -1, class: classify(ctx, err, phaseBegin, s.Broken()), err: err}
 	}
 	if !all {
-		return &fault{index: -1, class: classRace, err: errTaken}
+		return taken()
 	}
 	return nil
 }
 
 // failed decides after a fault: events are tried one by one, and one that fails
 // alone is recorded.
-func (d *drainer) failed(ctx context.Context, items []*item, events []inbox.Event, state inbox.Parked, claims []inbox.Claim, f *fault) (bool, *fault) {
+func (d *drainer) failed(ctx context.Context, t *turn, f *fault) (bool, *fault) {
 	switch {
 	case f.class == classStopped, f.class == classRace, f.class == classInfrastructure:
 		return false, f
-	case len(items) > 1:
+	case len(t.items) > 1:
 		d.limit = 1
 		return true, nil
-	case len(items) == 0:
+	case len(t.items) == 0:
 		return false, f
 	}
-	d.limit, d.first = 1, items[0]
-	more, f := d.record(ctx, items[0], events, state, claims, failure{f.err, f.class, d.c.now()})
+	d.limit, d.first = 1, t.items[0]
+	more, f := d.record(ctx, t, failure{f.err, f.class, d.c.now()})
 	if f == nil || f.class == classInfrastructure {
 		d.first = nil // not recorded: the attempt is made again, see settle
 	}
 	return more, f
 }
 
-// record writes what becomes of an event that failed: the new head of its key,
-// or a dead letter, after which the next follower's turn comes.
-func (d *drainer) record(ctx context.Context, it *item, events []inbox.Event, state inbox.Parked, claims []inbox.Claim, f failure) (more bool, _ *fault) {
+// record writes what becomes of the one event of the turn, which failed: the new
+// head of its key, or a dead letter, after which the next follower's turn comes.
+func (d *drainer) record(ctx context.Context, t *turn, f failure) (bool, *fault) {
+	it := t.items[0]
 	if it.firstFailed.IsZero() {
 		it.firstFailed = f.at
 	}
@@ -243,28 +255,34 @@ func (d *drainer) record(ctx context.Context, it *item, events []inbox.Event, st
 		return false, &fault{index: -1, class: classStopped, err: ctx.Err()}
 	}
 	defer d.c.slots.give()
-	s, fault := d.begin(ctx, state, claims)
-	if fault != nil {
-		return false, fault
+	s, stop := d.begin(ctx, t)
+	if stop != nil {
+		return false, stop
 	}
 	defer s.Rollback()
 	if f.class == classTransient && it.level() < Retries {
 		rec, next, due := d.c.retryRecord(it, f)
-		inbox.Repark(s.Tx(), d.key, next, due)
+		there, err := inbox.Repark(ctx, s.Tx(), d.key, next, due)
+		if err != nil {
+			return false, &fault{index: -1, class: classify(ctx, err, phaseBegin, s.Broken()), err: err}
+		}
+		if !there {
+			return false, taken()
+		}
 		s.Tx().AddRecord(rec)
 		it.result = resultRetried
 	} else {
-		if fault := d.takeEvents(ctx, s, events); fault != nil {
-			return false, fault
+		if stop := d.take(ctx, s, t.events); stop != nil {
+			return false, stop
 		}
 		d.c.bury(s.Tx(), it, f)
 		inbox.Release(s.Tx(), d.key)
 	}
-	if fault := commit(ctx, s); fault != nil {
-		return false, fault
+	if stop := commit(ctx, s); stop != nil {
+		return false, stop
 	}
 	d.c.report(ctx, it, f)
-	d.count([]*item{it})
+	d.count(t.items)
 	return it.result == resultDead, nil
 }
 
@@ -273,7 +291,5 @@ func (d *drainer) count(items []*item) {
 	for _, it := range items {
 		t.add(d.sub.Topic, it.result)
 	}
-	if len(t) > 0 {
-		d.c.m.count(t)
-	}
+	d.c.m.count(t)
 }

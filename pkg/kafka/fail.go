@@ -68,23 +68,23 @@ func (w *worker) fail(ctx context.Context, it *item, f failure) *fault {
 	return nil
 }
 
-// errLostKey says that another transaction parked the key at the same time.
-var errLostKey = &pgconn.PgError{Severity: "ERROR", Code: "40001", Message: "another event of the key was parked at the same time"}
+// errLostKey says that another transaction changed the key at the same time.
+var errLostKey = &classified{class: classRace, err: errors.New("another event of the key was parked at the same time")}
 
 // retry emits the item to its next retry topic and keeps its key waiting.
 func (w *worker) retry(ctx context.Context, tx *outbox.Tx, it *item, f failure, isHead bool) error {
 	rec, next, due := w.c.retryRecord(it, f)
 	if it.keyed {
+		keep := inbox.Park
 		if isHead {
-			inbox.Repark(tx, it.key, next, due)
-		} else {
-			first, err := inbox.Park(ctx, tx, it.key, next, due)
-			if err != nil {
-				return err
-			}
-			if !first {
-				return errLostKey // run again: now it is a follower
-			}
+			keep = inbox.Repark
+		}
+		ok, err := keep(ctx, tx, it.key, next, due)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return errLostKey // run again, with what is there now
 		}
 	}
 	tx.AddRecord(rec)

@@ -183,7 +183,7 @@ func TestConnectionsThatBreakAtAnyMoment(t *testing.T) {
 
 // What fails at COMMIT has no culprit by name: it is found by halving.
 func TestUnknownCulpritAtCommit(t *testing.T) {
-	r := setup(t)
+	r := setupOnePartition(t)
 	_, err := r.pool.Exec(t.Context(), `insert into strict values ('taken', 1)`)
 	require.NoError(t, err)
 	id, bad := uuid.New(), uuid.New()
@@ -194,7 +194,6 @@ func TestUnknownCulpritAtCommit(t *testing.T) {
 		}
 		events = append(events, order(id, fmt.Sprint(i)))
 	}
-	r.cfg.Partitions = 1
 	r.produce(events...)
 	r.consume(kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
 		tx.Queue(`insert into strict values ($1, 1)`, p.Reason)
@@ -209,7 +208,7 @@ func TestUnknownCulpritAtCommit(t *testing.T) {
 
 // A queued statement fails long after its handler returned; it is its own.
 func TestQueuedStatementThatFails(t *testing.T) {
-	r := setup(t)
+	r := setupOnePartition(t)
 	id, bad := uuid.New(), uuid.New()
 	r.produce(order(id, "0"), order(bad, "bad"), order(id, "1"))
 	r.consume(kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
@@ -230,7 +229,7 @@ func TestQueuedStatementThatFails(t *testing.T) {
 // A handler that hides the error of its statement spoils the transaction for
 // the others of its batch, and is found all the same.
 func TestHandlerThatHidesAnError(t *testing.T) {
-	r := setup(t)
+	r := setupOnePartition(t)
 	id, bad := uuid.New(), uuid.New()
 	r.produce(order(id, "0"), order(bad, "bad"), order(id, "1"), order(id, "2"))
 	r.consume(kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
@@ -285,7 +284,7 @@ func TestDeadlocksAreNotCounted(t *testing.T) {
 
 // Events that a handler emits exist once, whatever became of its batch.
 func TestEmittedEventsExistOnce(t *testing.T) {
-	r := setup(t)
+	r := setupOnePartition(t)
 	out := event.TypeOrderStatusChanged
 	require.NoError(t, kafka.EnsureTopics(t.Context(), r.client, r.cfg, out))
 	var failed atomic.Bool
@@ -340,30 +339,46 @@ func TestSweeperTriesOverdueHeads(t *testing.T) {
 }
 
 // A process that dies between a head's success and its followers leaves them to
-// the sweepers of others; two at once do not disturb each other.
+// the sweepers of others. Several at once disturb neither each other nor a
+// follower that fails meanwhile and has to wait for its retry.
 func TestSweepersGoOnWithFollowers(t *testing.T) {
-	t.Parallel()
-	r := setupWithoutRelay(t)
+	r := setup(t)
+	r.cc.SweepInterval = 5 * time.Millisecond
+	r.cc.RetryDelays = []time.Duration{30 * time.Millisecond, 30 * time.Millisecond, 30 * time.Millisecond}
+	const events = 100
 	id := uuid.New()
 	tx, err := r.pool.Begin(t.Context())
 	require.NoError(t, err)
 	_, err = tx.Exec(t.Context(), `insert into msg.parked_keys (consumer, key, head_event, head_due) values ($1, $2, null, now() - interval '1 min')`, number, []byte(id.String()))
 	require.NoError(t, err)
-	for i, n := range names(200, "n") {
+	for i, n := range names(events, "n") {
 		rec := record(order(id, n))
 		_, err = tx.Exec(t.Context(), `insert into msg.parked_events (consumer, key, event_id, topic, partition, "offset", record_key, headers, value)
 			values ($1, $2, $3, $4, 0, $5, $2, $6, $7)`, number, rec.Key, header(rec, "ce_id"), topic, i, outbox.EncodeHeaders(rec.Headers), rec.Value)
 		require.NoError(t, err)
 	}
 	require.NoError(t, tx.Commit(t.Context()))
-	r.consume(kafka.On(number, topic, apply))
-	r.consume(kafka.On(number, topic, apply))
-	r.eventually("all have their effect", func() bool {
-		_, err := r.pool.Exec(t.Context(), `update msg.parked_keys set lease_until = '-infinity'`)
-		require.NoError(t, err)
-		return r.count(`select count(*) from effects`) >= 200 && r.count(`select count(*) from msg.parked_keys`) == 0
+	var failed sync.Map
+	handler := kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+		if _, err := tx.Exec(ctx, `select pg_sleep(0.003)`); err != nil {
+			return err
+		}
+		tries, _ := failed.LoadOrStore(p.Reason, new(atomic.Int64))
+		if p.Reason[len(p.Reason)-1] == '5' && tries.(*atomic.Int64).Add(1) <= 3 {
+			return errors.New("hm")
+		}
+		return apply(ctx, tx, e, p)
 	})
-	require.Equal(t, names(200, "n"), r.notes(id))
+	for range 3 {
+		r.consume(handler)
+	}
+	r.eventually("all have their effect", func() bool {
+		_, err := r.pool.Exec(context.Background(), `update msg.parked_keys set lease_until = '-infinity'`)
+		return err == nil && r.count(`select count(*) from effects`) >= events && r.count(`select count(*) from msg.parked_keys`) == 0
+	})
+	require.Equal(t, names(events, "n"), r.notes(id))
+	r.eventually("retries are over", func() bool { return r.committed(kafka.RetryTopic(group, 1), kafka.RetryTopic(group, 2)) })
+	require.Equal(t, names(events, "n"), r.notes(id))
 }
 
 func TestProcessedEventsArePruned(t *testing.T) {

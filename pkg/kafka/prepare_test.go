@@ -33,7 +33,7 @@ func prepared(prepare prepareFunc) kafka.Subscription {
 // Records of one batch go on without the one whose Prepare fails, and none of
 // them is prepared twice.
 func TestPrepareErrorIsolatesOneRecord(t *testing.T) {
-	r := setup(t)
+	r := setupOnePartition(t)
 	bad := uuid.New()
 	var calls atomic.Int64
 	var ids []uuid.UUID
@@ -66,7 +66,7 @@ func TestPrepareErrorIsolatesOneRecord(t *testing.T) {
 // Distinct keys are prepared at once; one key is prepared again only when what
 // came before it is committed.
 func TestPrepareIsConcurrentAcrossKeysAndOrderedWithinOne(t *testing.T) {
-	r := setup(t)
+	r := setupOnePartition(t)
 	var mu sync.Mutex
 	var running, most int
 	sub := prepared(func(ctx context.Context, e event.Event, p event.OrderCancelled) (string, error) {

@@ -152,7 +152,7 @@ func TestPanicIsRetried(t *testing.T) {
 // Events behind one that waits are handled after it, in their order; other keys
 // do not wait.
 func TestOrderOfAKeySurvivesRetries(t *testing.T) {
-	r := setup(t)
+	r := setupOnePartition(t)
 	slow, fast := uuid.New(), uuid.New()
 	sub, _ := failing(2, errors.New("not yet"), "s0")
 	r.consume(sub)

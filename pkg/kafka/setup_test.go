@@ -70,6 +70,16 @@ func setup(t *testing.T) *rig {
 	return r
 }
 
+// setupOnePartition is setup for tests whose events have to meet in one batch.
+func setupOnePartition(t *testing.T) *rig {
+	t.Parallel()
+	cfg, cluster := kafkatest.NewCluster(t)
+	cfg.Partitions = 1
+	r := newRig(t, cfg, cluster, pgtest.New(t, schema))
+	r.relay()
+	return r
+}
+
 func setupWithoutRelay(t *testing.T) *rig {
 	cfg, cluster := kafkatest.NewCluster(t)
 	return newRig(t, cfg, cluster, pgtest.New(t, schema))

@@ -47,8 +47,6 @@ func (c *Consumer) watch(ctx context.Context) error {
 		if err != nil {
 			return
 		}
-		c.m.keys.Set(float64(depth.Keys))
-		c.m.events.Set(float64(depth.Events))
 		full := map[inbox.Key]bool{}
 		for k, n := range depth.Hot {
 			full[k] = n >= int64(c.cc.ParkedLimit)
@@ -56,6 +54,8 @@ func (c *Consumer) watch(ctx context.Context) error {
 				"events", n, "partition_waits", full[k])
 		}
 		c.hot.Store(&full)
+		c.m.keys.Set(float64(depth.Keys))
+		c.m.events.Set(float64(depth.Events))
 	})
 }
 
