@@ -2,7 +2,7 @@
 SHELL       := /bin/sh
 .DEFAULT_GOAL := help
 SERVICES    := gateway auth-service order-service payment-service notification-service
-MODULES     := pkg $(SERVICES) deploy deploy/bench
+MODULES     := pkg $(SERVICES) deploy $(wildcard deploy/bench)
 ALL_MODULES := $(MODULES) deploy/tools
 COMPOSE     ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 LOCAL       := go -C deploy run ./local
@@ -46,12 +46,12 @@ race: ## all tests under the race detector
 build: ## compile every module on its own
 	$(call each,$(MODULES),go build ./...)
 vet: ## go vet, tidy modules, formatted files
-	$(call each,$(MODULES),go vet ./...)
+	$(call each,$(MODULES),go vet -tags e2e ./...)
 	$(call each,$(ALL_MODULES),go mod tidy -diff)
 	@test -z "$$(gofmt -l $(MODULES))" || { gofmt -l $(MODULES); echo 'run make fmt'; exit 1; }
 lint: ## golangci-lint
 	GOWORK=off $(TOOL) golangci-lint version
-	$(call each,$(MODULES),go tool -modfile=$(CURDIR)/deploy/tools/go.mod golangci-lint run --config $(CURDIR)/.golangci.yml ./...)
+	$(call each,$(MODULES),go tool -modfile=$(CURDIR)/deploy/tools/go.mod golangci-lint run --build-tags e2e --config $(CURDIR)/.golangci.yml ./...)
 vulncheck: ## known vulnerabilities in what is used
 	$(call each,$(MODULES),go tool -modfile=$(CURDIR)/deploy/tools/go.mod govulncheck ./...)
 fmt: ## format

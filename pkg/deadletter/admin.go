@@ -101,13 +101,13 @@ func (s *Store) commandHandler(run runFunc) httpx.HandlerFunc {
 		if err != nil {
 			return err
 		}
-		if err := req.Filter.validate(); err != nil {
+		if err := req.validate(); err != nil {
 			return errs.New(errs.Invalid, "%v", err)
 		}
 		switch {
 		case req.Actor == "" && !req.DryRun:
 			return errs.BadFields(errs.Invalid, errs.Field{Pointer: "/actor", Detail: "say who does it"})
-		case !req.Filter.selects() && !req.All:
+		case !req.selects() && !req.All:
 			return errs.BadFields(errs.Invalid, errs.Field{Pointer: "/all", Detail: "set it to mean every dead letter, or give a filter"})
 		}
 		n, err := run(r.Context(), Command{Filter: req.Filter, Actor: req.Actor, Reason: req.Reason, Rate: req.Rate, DryRun: req.DryRun})
@@ -133,7 +133,7 @@ func queryFilter(r *http.Request) (Filter, error) {
 		}
 		return n
 	}
-	f.Consumer, f.Limit = int16(number("consumer", 16)), int(number("limit", 32)) //nolint:gosec // parsed with these sizes
+	f.Consumer, f.Limit = int16(number("consumer", 16)), int(number("limit", 32))
 	for name, age := range map[string]*Age{"older_than": &f.Older, "newer_than": &f.Newer} {
 		if v := q.Get(name); v != "" {
 			problems = append(problems, age.UnmarshalText([]byte(v)))

@@ -121,7 +121,7 @@ func (c *Consumer) consume(ctx context.Context) error {
 	// rebalanced once for each.
 	if err := c.ensure(ctx); err != nil {
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the run ends
 		}
 		return err
 	}

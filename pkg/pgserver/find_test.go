@@ -36,9 +36,9 @@ func fake(t *testing.T, programs map[string]string) string {
 	dir, err := os.MkdirTemp("/tmp", "pgserver-test-")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	require.NoError(t, os.Chmod(dir, 0o755)) //nolint:gosec // entered by another user
+	require.NoError(t, os.Chmod(dir, 0o755))
 	for name, text := range programs {
-		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755)) //nolint:gosec // run by another user
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755))
 	}
 	return dir
 }
@@ -74,7 +74,7 @@ func TestClosedDirectoryIsPassedOver(t *testing.T) {
 		return
 	}
 	dir := fake(t, map[string]string{"postgres": `echo "postgres (PostgreSQL) 16.1"`})
-	require.NoError(t, os.Chmod(dir, 0o700)) //nolint:gosec // the point
+	require.NoError(t, os.Chmod(dir, 0o700))
 	_, err := f.check(t.Context(), dir)
 	require.EqualError(t, err, "user nobody may not run postgres")
 	require.False(t, f.Identity.CanEnter(t.Context(), dir))

@@ -52,7 +52,7 @@ func (id Identity) command(ctx context.Context, dir, path string, args ...string
 	cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C", "TZ=UTC", "HOME=/"}
 	if id.drop {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{
-			Uid: uint32(id.UID), Gid: uint32(id.GID), //nolint:gosec // from the user database
+			Uid: uint32(id.UID), Gid: uint32(id.GID),
 		}}
 	}
 	cmd.WaitDelay = time.Second

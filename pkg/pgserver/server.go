@@ -124,12 +124,12 @@ func CopyData(id Identity, from, to string) error {
 }
 
 func copyFile(id Identity, from, to string) error {
-	in, err := os.Open(from) //nolint:gosec // a path of ours
+	in, err := os.Open(from)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = in.Close() }()
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // a path of ours
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -279,7 +279,7 @@ func (s *Server) Stop() {
 // StopStray ends a server that still runs on data, left behind by a run whose
 // death the kernel did not pass on. It reports whether there was one.
 func StopStray(data string) bool {
-	b, err := os.ReadFile(filepath.Join(data, "postmaster.pid")) //nolint:gosec // a path of ours
+	b, err := os.ReadFile(filepath.Join(data, "postmaster.pid"))
 	if err != nil {
 		return false
 	}

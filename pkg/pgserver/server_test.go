@@ -28,7 +28,7 @@ func prepare(t *testing.T) Options {
 	dir, err := os.MkdirTemp("/tmp", "pgserver-test-")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	require.NoError(t, os.Chmod(dir, 0o755)) //nolint:gosec // entered by another user
+	require.NoError(t, os.Chmod(dir, 0o755))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	port := l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // a TCP listener

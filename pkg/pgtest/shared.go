@@ -126,7 +126,7 @@ func (c *client) ensure(ctx context.Context) (state, error) {
 		if err != nil {
 			return state{}, err
 		}
-		if err := syscall.Flock(int(file.Fd()), syscall.LOCK_SH); err != nil { //nolint:gosec // a descriptor
+		if err := syscall.Flock(int(file.Fd()), syscall.LOCK_SH); err != nil {
 			_ = file.Close()
 			return state{}, fmt.Errorf("lock users: %w", err)
 		}
@@ -145,7 +145,7 @@ func (c *client) ensure(ctx context.Context) (state, error) {
 
 func readState(dir string) (state, error) {
 	var s state
-	b, err := os.ReadFile(filepath.Join(dir, "server.json")) //nolint:gosec // a path of ours
+	b, err := os.ReadFile(filepath.Join(dir, "server.json"))
 	if err != nil {
 		return s, err
 	}
@@ -192,12 +192,12 @@ func (c *client) boot(ctx context.Context, id pgserver.Identity, old state) (sta
 	}
 	// Its output goes to a file: on our stdout, go test would wait for its end.
 	logPath := filepath.Join(c.dir, "watchdog.log")
-	logFile, err := os.Create(logPath) //nolint:gosec // a path of ours
+	logFile, err := os.Create(logPath)
 	if err != nil {
 		return state{}, err
 	}
 	defer func() { _ = logFile.Close() }()
-	cmd := exec.Command(exe, watchdogArg) //nolint:gosec // this test binary
+	cmd := exec.Command(exe, watchdogArg)
 	cmd.Dir = "/"
 	cmd.Env = append(os.Environ(), watchdogEnv+"="+string(arg))
 	cmd.Stdout, cmd.Stderr = logFile, logFile
@@ -217,7 +217,7 @@ func (c *client) boot(ctx context.Context, id pgserver.Identity, old state) (sta
 			return s, nil
 		}
 		if got, _ := syscall.Wait4(pid, nil, syscall.WNOHANG, nil); got == pid {
-			text, _ := os.ReadFile(logPath) //nolint:gosec // a path of ours
+			text, _ := os.ReadFile(logPath)
 			return state{}, fmt.Errorf("the test server did not start:\n%s", text)
 		}
 		select {
@@ -237,7 +237,7 @@ const roomy = 2 << 30
 func dataParent(ctx context.Context, id pgserver.Identity, fallback string) string {
 	const memory = "/dev/shm"
 	var st syscall.Statfs_t
-	if syscall.Statfs(memory, &st) == nil && int64(st.Bavail)*int64(st.Bsize) > roomy && id.CanEnter(ctx, memory) { //nolint:gosec,unconvert // sizes; Bsize differs between systems
+	if syscall.Statfs(memory, &st) == nil && int64(st.Bavail)*int64(st.Bsize) > roomy && id.CanEnter(ctx, memory) { //nolint:unconvert // other systems have other types
 		return memory
 	}
 	return fallback
@@ -279,7 +279,7 @@ func (c *client) drop(ctx context.Context, dbURL string) error {
 	s := c.now
 	c.mu.Unlock()
 	if u, err := url.Parse(dbURL); err != nil || u.Port() != strconv.Itoa(s.Port) {
-		return nil // a server that is gone took it along
+		return nil //nolint:nilerr // a server that is gone took it along
 	}
 	return s.exec(ctx, `drop database if exists `+database(dbURL)+` with (force)`)
 }

@@ -88,12 +88,12 @@ func watch(text []byte) error {
 
 // used reports whether a test binary holds the users' lock.
 func used(dir string) bool {
-	file, err := os.OpenFile(filepath.Join(dir, "users.lock"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // a path of ours
+	file, err := os.OpenFile(filepath.Join(dir, "users.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return true
 	}
-	defer func() { _ = file.Close() }()                                          // frees the lock
-	return syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil //nolint:gosec // a descriptor
+	defer func() { _ = file.Close() }() // frees the lock
+	return syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil
 }
 
 // retire makes the server unknown, under the lock that its finders take, so
@@ -124,7 +124,7 @@ func startServer(ctx context.Context, job watchdogJob) (*pgserver.Server, state,
 	if err != nil {
 		return nil, state{}, err
 	}
-	if err := os.Chmod(parent, 0o711); err != nil { //nolint:gosec // the server's user enters, and cannot list
+	if err := os.Chmod(parent, 0o711); err != nil {
 		return nil, state{}, err
 	}
 	o := pgserver.Options{

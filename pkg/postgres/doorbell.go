@@ -147,7 +147,7 @@ func (d *Doorbell) keep(ctx context.Context, name string, work func(context.Cont
 			cancel()
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the run ends
 		}
 		d.log.WarnContext(ctx, "doorbell connection lost, trying again",
 			"side", name, "error", Explain(err).Error(), "wait", wait.String())

@@ -63,7 +63,7 @@ func Open(ctx context.Context, cfg Config) (*pgxpool.Pool, error) {
 		return nil, fmt.Errorf("database url: %w", err)
 	}
 	if cfg.MaxConns > 0 {
-		pc.MaxConns = int32(min(cfg.MaxConns, 1000)) //nolint:gosec // bounded by the min
+		pc.MaxConns = int32(min(cfg.MaxConns, 1000))
 	}
 	pc.MinConns = 0
 	pc.MaxConnIdleTime = 5 * time.Minute

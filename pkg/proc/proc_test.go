@@ -87,7 +87,7 @@ func TestChildDiesWithItsParent(t *testing.T) {
 		t.Log("the kernel does not pass a parent's death on; StopStray does at the next start")
 		return
 	}
-	parent := exec.Command(os.Args[0]) //nolint:gosec // this test
+	parent := exec.Command(os.Args[0])
 	parent.Env = append(os.Environ(), parentEnv+"=1")
 	out, err := parent.StdoutPipe()
 	require.NoError(t, err)
