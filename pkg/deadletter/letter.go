@@ -52,7 +52,7 @@ type Letter struct {
 // IDFor returns the id of consumer's letter about an event. There is one at
 // most, however often it is redriven and dies.
 func IDFor(consumer int16, eventID uuid.UUID) uuid.UUID {
-	return uuid.NewSHA1(eventID, binary.BigEndian.AppendUint16(nil, uint16(consumer))) //nolint:gosec // any two bytes
+	return uuid.NewSHA1(eventID, binary.BigEndian.AppendUint16(nil, uint16(consumer)))
 }
 
 // DeriveID returns an id for a record that carries none, made of the place that
@@ -60,11 +60,11 @@ func IDFor(consumer int16, eventID uuid.UUID) uuid.UUID {
 func DeriveID(topic string, partition int32, offset int64, at time.Time) uuid.UUID {
 	h := sha256.New()
 	h.Write([]byte(topic))
-	h.Write(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32([]byte{0}, uint32(partition)), uint64(offset))) //nolint:gosec // any bytes
+	h.Write(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32([]byte{0}, uint32(partition)), uint64(offset)))
 	var id uuid.UUID
 	copy(id[6:], h.Sum(nil))
 	// The time comes first, as in a UUIDv7, so that the id grows like the others.
-	ms := binary.BigEndian.AppendUint64(nil, uint64(max(0, at.UnixMilli()))<<16) //nolint:gosec // not negative
+	ms := binary.BigEndian.AppendUint64(nil, uint64(max(0, at.UnixMilli()))<<16)
 	copy(id[:6], ms[:6])
 	id[6] = id[6]&0x0f | 0x80 // version 8: of our own making
 	id[8] = id[8]&0x3f | 0x80

@@ -34,7 +34,7 @@ func Prune(ctx context.Context, pool *pgxpool.Pool, consumer int16, horizon time
 // firstID returns the lowest id with a time of t.
 func firstID(t time.Time) uuid.UUID {
 	var b [8]byte
-	binary.BigEndian.PutUint64(b[:], uint64(max(0, t.UnixMilli()))<<16) //nolint:gosec // not negative
+	binary.BigEndian.PutUint64(b[:], uint64(max(0, t.UnixMilli()))<<16)
 	var id uuid.UUID
 	copy(id[:], b[:6])
 	return id
@@ -45,5 +45,5 @@ func TimeOf(id uuid.UUID) (time.Time, bool) {
 	if id.Version() != 7 {
 		return time.Time{}, false
 	}
-	return time.UnixMilli(int64(binary.BigEndian.Uint64(id[:8]) >> 16)), true //nolint:gosec // 48 bits
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(id[:8]) >> 16)), true
 }

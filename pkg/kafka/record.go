@@ -63,7 +63,7 @@ func (c *Consumer) decode(rec *kgo.Record, level int) *item {
 		rawKey: rec.Key, value: rec.Value, headers: rec.Headers,
 		origin: origin{topic: rec.Topic, partition: rec.Partition, offset: rec.Offset, at: rec.Timestamp},
 	}
-	it.claim.Attempt = int16(level) //nolint:gosec // 0 to 3
+	it.claim.Attempt = int16(level)
 	if level > 0 {
 		c.readRetryHeaders(it)
 	} else {
@@ -77,7 +77,7 @@ func (c *Consumer) decode(rec *kgo.Record, level int) *item {
 // values may have been forged; each is bounded, and what is unusable is left out.
 func (c *Consumer) readRetryHeaders(it *item) {
 	if n, err := strconv.Atoi(it.header(inbox.HeaderRedriveCount)); err == nil && n >= 0 && n <= maxRedrives {
-		it.claim.Attempt += int16(n * redriveStep) //nolint:gosec // bounded
+		it.claim.Attempt += int16(n * redriveStep)
 	}
 	it.firstFailed = readTime(it.header(inbox.HeaderFirstFailedAt))
 	topic := it.header(inbox.HeaderOrigTopic)

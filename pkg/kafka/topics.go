@@ -82,7 +82,7 @@ func createTopics(ctx context.Context, client *kgo.Client, cfg Config, topics []
 			size := strconv.Itoa(maxRetryRecordBytes)
 			configs = map[string]*string{"max.message.bytes": &size}
 		}
-		made, err := adm.CreateTopics(ctx, int32(max(1, cfg.Partitions)), replication(cfg), configs, missing...) //nolint:gosec // bounded by ConfigFrom
+		made, err := adm.CreateTopics(ctx, int32(max(1, cfg.Partitions)), replication(cfg), configs, missing...)
 		if err != nil {
 			return err
 		}
@@ -97,7 +97,7 @@ func replication(cfg Config) int16 {
 	if cfg.Replication <= 0 {
 		return -1
 	}
-	return int16(min(cfg.Replication, 32)) //nolint:gosec // bounded by the min
+	return int16(min(cfg.Replication, 32))
 }
 
 // isLarge tells retry and dead-letter topics by their names.
