@@ -8,6 +8,7 @@ COMPOSE     ?= $(shell docker compose version >/dev/null 2>&1 && echo docker com
 LOCAL       := go -C deploy run ./local
 TOOL        := go tool -modfile=deploy/tools/go.mod
 TARGET      ?= local
+BENCH       ?= messaging
 each         = @set -e; for m in $(1); do echo "--- $$m"; (cd $$m && GOWORK=off $(2)); done
 
 .PHONY: help
@@ -41,6 +42,8 @@ test: ## all tests
 	$(call each,$(MODULES),go test ./...)
 e2e: ## black-box tests through :5000; TARGET=local, compose or a URL
 	cd deploy && GOWORK=off TARGET=$(TARGET) go test -tags e2e -count=1 -parallel 8 -timeout 20m ./e2e/
+bench: ## measure: BENCH=messaging, saga, gateway or growth; QUICK=1, ARGS='-rounds 9'
+	cd deploy/bench && GOWORK=off go run . $(BENCH) $(ARGS)
 race: ## all tests under the race detector
 	$(call each,$(MODULES),go test -race ./...)
 build: ## compile every module on its own

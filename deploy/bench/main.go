@@ -1,0 +1,102 @@
+//go:build unix
+
+// Command bench measures the platform and prints Markdown tables.
+//
+//	make bench BENCH=messaging   relay, latency, consumer and commit against Watermill
+//	make bench BENCH=saga        whole orders through the gateway
+//	make bench BENCH=gateway     the gateway against other proxies
+//	make bench BENCH=growth      cost per event with full tables against empty ones
+//
+// Flags set rounds and sizes; QUICK=1 is a run of a minute or so that shows
+// that everything works. KAFKA=real takes Apache Kafka instead of the embedded
+// broker. README.md has the results.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/tiffin-platform/tiffin/deploy/bench/messaging"
+	"github.com/tiffin-platform/tiffin/deploy/bench/rig"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Getenv, os.Stdout); err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "error: "+err.Error())
+		stop()
+		os.Exit(1)
+	}
+}
+
+// settings are what all benchmarks have in common.
+type settings struct {
+	quick, realKafka bool
+	getenv           func(string) string
+	out              io.Writer
+	flags            *flag.FlagSet
+}
+
+// say writes progress to where results do not go.
+func say(format string, args ...any) { _, _ = fmt.Fprintf(os.Stderr, format+"\n", args...) }
+
+// pick returns the size of a full run, or of a quick one.
+func pick[T any](s settings, full, quick T) T {
+	if s.quick {
+		return quick
+	}
+	return full
+}
+
+func run(ctx context.Context, args []string, getenv func(string) string, out io.Writer) error {
+	benches := map[string]func(context.Context, settings, []string) error{
+		"messaging": runMessaging,
+	}
+	if len(args) > 0 && args[0] == rig.BrokerArg {
+		return rig.ServeBroker(ctx, args[1:])
+	}
+	if len(args) == 0 || benches[args[0]] == nil {
+		return errors.New("usage: bench messaging | saga | gateway | growth [flags]; make bench BENCH=messaging")
+	}
+	s := settings{
+		quick: getenv("QUICK") != "" && getenv("QUICK") != "0", realKafka: getenv("KAFKA") == "real",
+		getenv: getenv, out: out, flags: flag.NewFlagSet(args[0], flag.ContinueOnError),
+	}
+	_, _ = fmt.Fprintf(out, "%s, %s, %s\n", args[0], time.Now().UTC().Format("2006-01-02 15:04 UTC"), machine())
+	return benches[args[0]](ctx, s, args[1:])
+}
+
+func runMessaging(ctx context.Context, s settings, args []string) error {
+	var o messaging.Options
+	s.flags.IntVar(&o.Rounds, "rounds", pick(s, 5, 1), "interleaved rounds")
+	s.flags.IntVar(&o.Backlog, "backlog", pick(s, 100_000, 5_000), "events in the outbox when the relay starts")
+	s.flags.IntVar(&o.Consume, "consume", pick(s, 200_000, 10_000), "messages for our consumer")
+	s.flags.IntVar(&o.ConsumeOther, "consume-other", pick(s, 30_000, 3_000), "messages for Watermill's consumer")
+	s.flags.Float64Var(&o.Rate, "rate", 1000, "events per second of the latency runs")
+	s.flags.DurationVar(&o.Latency, "latency", pick(s, 10*time.Second, 2*time.Second), "length of a latency run")
+	s.flags.DurationVar(&o.Commit, "commit", pick(s, 4*time.Second, time.Second), "length of a commit run")
+	s.flags.IntVar(&o.Writers, "writers", 16, "concurrent writers of the commit runs")
+	only := s.flags.String("only", "", "some of relay,latency,consume,commit")
+	if err := s.flags.Parse(args); err != nil {
+		return err
+	}
+	if *only != "" {
+		o.Only = strings.Split(*only, ",")
+	}
+	r, err := rig.Start(ctx, s.realKafka, s.getenv, say)
+	if err != nil {
+		return err
+	}
+	defer r.Stop()
+	_, _ = fmt.Fprintf(s.out, "PostgreSQL %s, %s\n", r.Postgres, r.Broker)
+	return messaging.Run(ctx, r, o, s.out, say)
+}
