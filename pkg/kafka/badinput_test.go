@@ -121,7 +121,7 @@ func TestBadRetryRecords(t *testing.T) {
 		rec.Topic = kafka.RetryTopic(group, n)
 		return rec
 	}
-	far := setHeader(setHeader(record(order(uuid.New(), "due in the far future")), "x-orig-topic", topic), "x-retry-due", "9999-01-01T00:00:00Z")
+	far := setHeader(setHeader(record(order(uuid.New(), "due in the far future")), "x-orig-topic", topic), "x-retry-due", "8999-01-01T00:00:00Z")
 	negative := setHeader(setHeader(setHeader(record(order(uuid.New(), "negative")), "x-orig-topic", topic), "x-orig-offset", "-1"), "x-redrive-count", "-5")
 	r.produceRecords(
 		to(setHeader(record(order(uuid.New(), "foreign")), "x-orig-topic", "user.registered"), 1),

@@ -258,7 +258,8 @@ func (c *Consumer) keepTopics(ctx context.Context) error {
 	})
 }
 
-// leave stops the workers, commits what they finished and leaves the group.
+// leave stops the workers and leaves the group, which revokes the partitions and
+// so commits what was finished.
 func (c *Consumer) leave(client *kgo.Client) {
 	c.joined.Store(nil)
 	c.mu.Lock()
@@ -270,9 +271,6 @@ func (c *Consumer) leave(client *kgo.Client) {
 	c.stopWorkers(all, c.cc.ShutdownTimeout)
 	limit, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	if err := client.CommitMarkedOffsets(limit); err != nil {
-		c.log.Warn("offsets not committed, the last records will be read again", "error", err.Error())
-	}
 	client.AllowRebalance()
 	if err := client.LeaveGroupContext(limit); err != nil {
 		c.log.Warn("group not left, its partitions wait for the session to time out", "error", err.Error())

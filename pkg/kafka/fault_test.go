@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"sync"
@@ -149,31 +150,33 @@ func TestConnectionsThatBreakAtAnyMoment(t *testing.T) {
 	r.relay()
 	r.cc.BatchRecords = 20
 	const orders, events = 20, 25
+	var all []event.Event
 	ids := make([]uuid.UUID, orders)
 	for i := range ids {
 		ids[i] = uuid.New()
 	}
-	r.consume(kafka.On(number, topic, apply))
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	var broken sync.WaitGroup
-	broken.Go(func() {
-		for ctx.Err() == nil {
-			w.snap()
-			select {
-			case <-ctx.Done():
-			case <-time.After(7 * time.Millisecond):
-			}
-		}
-	})
 	for n := range events {
 		for _, id := range ids {
-			r.produce(order(id, fmt.Sprint(n)))
+			all = append(all, order(id, fmt.Sprint(n)))
 		}
 	}
-	cancel()
-	broken.Wait()
+	r.produce(all...)
+	var cuts, broken atomic.Int64
+	r.consume(kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+		switch n := cuts.Add(1); {
+		case n%10 == 0 && n <= 100:
+			w.snap()
+		case n%10 == 5 && n <= 100: // later, maybe at COMMIT
+			time.AfterFunc(rand.N(4*time.Millisecond), w.snap)
+		}
+		if _, err := tx.Exec(ctx, `select 1`); err != nil {
+			broken.Add(1)
+			return fmt.Errorf("in the middle of a handler: %w", err)
+		}
+		return apply(ctx, tx, e, p)
+	}))
 	r.eventually("all have their effect", func() bool { return r.count(`select count(*) from effects`) >= orders*events })
+	require.Positive(t, broken.Load())
 	for _, id := range ids {
 		require.Equal(t, names(events, ""), r.notes(id))
 	}
