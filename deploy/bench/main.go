@@ -26,14 +26,16 @@ import (
 
 	"github.com/tiffin-platform/tiffin/deploy/bench/messaging"
 	"github.com/tiffin-platform/tiffin/deploy/bench/rig"
+	"github.com/tiffin-platform/tiffin/deploy/bench/saga"
+	"github.com/tiffin-platform/tiffin/deploy/local/runner"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Args[1:], os.Getenv, os.Stdout); err != nil {
+	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout)
+	stop()
+	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "error: "+err.Error())
-		stop()
 		os.Exit(1)
 	}
 }
@@ -60,6 +62,7 @@ func pick[T any](s settings, full, quick T) T {
 func run(ctx context.Context, args []string, getenv func(string) string, out io.Writer) error {
 	benches := map[string]func(context.Context, settings, []string) error{
 		"messaging": runMessaging,
+		"saga":      runSaga,
 	}
 	if len(args) > 0 && args[0] == rig.BrokerArg {
 		return rig.ServeBroker(ctx, args[1:])
@@ -99,4 +102,23 @@ func runMessaging(ctx context.Context, s settings, args []string) error {
 	defer r.Stop()
 	_, _ = fmt.Fprintf(s.out, "PostgreSQL %s, %s\n", r.Postgres, r.Broker)
 	return messaging.Run(ctx, r, o, s.out, say)
+}
+
+func runSaga(ctx context.Context, s settings, args []string) error {
+	var o saga.Options
+	s.flags.IntVar(&o.Rounds, "rounds", pick(s, 5, 1), "interleaved rounds")
+	s.flags.IntVar(&o.Orders, "orders", pick(s, 3000, 300), "orders of a run at saturation")
+	s.flags.IntVar(&o.Clients, "clients", 48, "clients of a run at saturation")
+	s.flags.IntVar(&o.Users, "users", pick(s, 40, 8), "customers, each with an open stream of notifications")
+	s.flags.DurationVar(&o.Open, "open", pick(s, 15*time.Second, 3*time.Second), "length of an open-loop run")
+	offset := s.flags.Int("port-offset", 13000, "added to every port of the platform, so that it runs beside another")
+	if err := s.flags.Parse(args); err != nil {
+		return err
+	}
+	platform, err := runner.OptionsFrom(s.getenv)
+	if err != nil {
+		return err
+	}
+	platform.PortOffset, platform.Out = *offset, os.Stderr
+	return saga.Run(ctx, platform, o, s.out, say)
 }

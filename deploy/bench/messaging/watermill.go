@@ -65,7 +65,7 @@ func (w watermillSetup) lane(i int) string { return fmt.Sprintf("outbox_%d", i) 
 func (w watermillSetup) laneOf(key string) string {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(key))
-	return w.lane(int(h.Sum32() % uint32(w.lanes))) //nolint:gosec // a handful
+	return w.lane(int(h.Sum32() % uint32(w.lanes)))
 }
 
 func (w watermillSetup) beginner(pool *pgxpool.Pool) (wmsql.Beginner, func()) {

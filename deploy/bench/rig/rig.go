@@ -96,7 +96,7 @@ func Start(ctx context.Context, realKafka bool, getenv func(string) string, say 
 			r.Stop()
 		}
 	}()
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // entered by PostgreSQL's user
+	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, err
 	}
 	ports, err := freePorts(3)
@@ -140,7 +140,7 @@ func (r *Rig) startBroker(ctx context.Context, realKafka bool, ports []int, say 
 		return err
 	}
 	r.Broker = "embedded broker (kfake) on disk"
-	cmd := exec.Command(exe, BrokerArg, data, strconv.Itoa(ports[0])) //nolint:gosec // this program
+	cmd := exec.Command(exe, BrokerArg, data, strconv.Itoa(ports[0]))
 	if r.broker, err = proc.Start(cmd, syscall.SIGKILL); err != nil {
 		return err
 	}

@@ -1,0 +1,219 @@
+//go:build unix
+
+// Package saga measures whole orders: placed through the gateway, charged,
+// confirmed, and told to the customer, on the platform as the local runner
+// starts it. The customers' own streams of notifications say when.
+package saga
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/tiffin-platform/tiffin/deploy/bench/measure"
+	"github.com/tiffin-platform/tiffin/deploy/local/runner"
+)
+
+// Options are sizes.
+type Options struct {
+	Rounds, Orders, Clients, Users int
+	Open                           time.Duration
+}
+
+// bench is a running platform with its customers.
+type bench struct {
+	p  *runner.Platform
+	o  Options
+	c  *crowd
+	db databases
+	// The orders of the last run at saturation: what the bare commits repeat.
+	last []string
+}
+
+// settings of the services for the run: no rate limits, and no line per
+// request, which the runner would have to read and write again.
+var settings = map[string]string{
+	"RATE_LIMIT_IP": "off", "RATE_LIMIT_USER": "off", "RATE_LIMIT_LOGIN": "off", "LOG_LEVEL": "warn",
+}
+
+// Run starts a platform of its own, measures it and prints the tables.
+func Run(ctx context.Context, platform runner.Options, o Options, out io.Writer, say func(string, ...any)) error {
+	dir, err := os.MkdirTemp("", "tiffin-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	if platform.Root, err = root(); err != nil {
+		return err
+	}
+	platform.Dir, platform.Env = dir, settings
+	p, err := runner.Start(ctx, platform)
+	if err != nil {
+		return err
+	}
+	defer p.Stop()
+	b := &bench{p: p, o: o}
+	if b.db, err = openDatabases(ctx, p.Options); err != nil {
+		return err
+	}
+	defer b.db.close()
+	if b.c, err = newCrowd(ctx, p.GatewayURL(), o.Users); err != nil {
+		return err
+	}
+	defer b.c.close()
+	say("%d customers watch their streams; warming up", o.Users)
+	if _, err := b.saturate(ctx, min(500, o.Orders)); err != nil {
+		return fmt.Errorf("warm-up: %w", err)
+	}
+	return b.measure(ctx, out, say)
+}
+
+// root is the repository: this module's folder is two below it.
+func root() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "deploy", "local", "main.go")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("run this inside the repository")
+}
+
+const (
+	saturated = "saga, saturated"
+	bareOne   = "bare commits, one per step"
+	bareMany  = "bare commits, the events of 8 orders in one"
+)
+
+func (b *bench) measure(ctx context.Context, out io.Writer, say func(string, ...any)) error {
+	cases := []measure.Case{
+		{Name: saturated, Run: func(ctx context.Context) (measure.Result, error) { return b.saturate(ctx, b.o.Orders) }},
+		{Name: bareOne, Run: func(ctx context.Context) (measure.Result, error) { return b.bare(ctx, 1) }},
+		{Name: bareMany, Run: func(ctx context.Context) (measure.Result, error) { return b.bare(ctx, 8) }},
+	}
+	s, err := measure.Rounds(ctx, b.o.Rounds, cases, say)
+	if err != nil {
+		return err
+	}
+	most := s.Median(saturated, "orders/s")
+	t := measure.Table{
+		Title:  fmt.Sprintf("Whole orders at saturation: %d orders, %d clients", b.o.Orders, b.o.Clients),
+		Header: []string{"", "orders/s", "CPU ms per order", "orders per CPU second", "of bare, one per step", "commits per order"},
+	}
+	ref := s.Median(bareOne, "CPU ms")
+	for _, c := range cases {
+		cpu := s.Median(c.Name, "CPU ms")
+		t.Add(c.Name, measure.Spread(s[c.Name]["orders/s"]), measure.Number(cpu), measure.Number(1000/cpu),
+			fmt.Sprintf("%.0f %%", 100*ref/cpu), measure.Number(s.Median(c.Name, "commits")))
+	}
+	t.Print(out)
+	b.byProcess(s, out)
+
+	var open []measure.Case
+	for _, share := range []float64{0.5, 0.8} {
+		rate := share * most
+		open = append(open, measure.Case{
+			Name: fmt.Sprintf("%.0f %% of it, %s orders/s", 100*share, measure.Number(rate)),
+			Run:  func(ctx context.Context) (measure.Result, error) { return b.paced(ctx, rate) },
+		})
+	}
+	s, err = measure.Rounds(ctx, b.o.Rounds, open, say)
+	if err != nil {
+		return err
+	}
+	t = measure.Table{
+		Title:  fmt.Sprintf("Orders at a fixed rate for %s, open loop, ms from when each was due", b.o.Open),
+		Header: []string{"", "POST p50", "p99", "paid and notified p50", "p99"},
+	}
+	for _, c := range open {
+		t.Add(c.Name, measure.Number(s.Median(c.Name, "post p50")), measure.Number(s.Median(c.Name, "post p99")),
+			measure.Number(s.Median(c.Name, "done p50")), measure.Spread(s[c.Name]["done p99"]))
+	}
+	t.Print(out)
+	return nil
+}
+
+// byProcess prints where the processor time of an order goes.
+func (b *bench) byProcess(s measure.Series, out io.Writer) {
+	t := measure.Table{Title: "CPU and commits of an order at saturation, by process", Header: []string{"", "CPU ms", "commits"}}
+	for _, part := range b.p.Parts() {
+		t.Add(part, measure.Number(s.Median(saturated, "cpu "+part)), measure.Number(s.Median(saturated, "commits "+part)))
+	}
+	t.Print(out)
+}
+
+// saturate places n orders from as many clients as there are, each with the
+// next order as soon as the last was accepted, and waits until all are paid and
+// notified. Orders per second count to that end.
+func (b *bench) saturate(ctx context.Context, n int) (measure.Result, error) {
+	before, err := b.usage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	orders, err := b.c.closedLoop(ctx, n, b.o.Clients)
+	if err != nil {
+		return nil, err
+	}
+	took := time.Since(began)
+	after, err := b.usage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b.last = orders
+	result := measure.Result{"orders/s": float64(n) / took.Seconds()}
+	for _, part := range b.p.Parts() {
+		cpu := measure.Millis(after.cpu[part]-before.cpu[part]) / float64(n)
+		result["cpu "+part] = cpu
+		result["CPU ms"] += cpu
+		if commits, ok := after.commits[part]; ok {
+			each := float64(commits-before.commits[part]) / float64(n)
+			result["commits "+part] = each
+			result["commits"] += each
+		}
+	}
+	return result, nil
+}
+
+// paced places orders at a fixed rate.
+func (b *bench) paced(ctx context.Context, rate float64) (measure.Result, error) {
+	n := int(rate * b.o.Open.Seconds())
+	l, err := b.c.openLoop(ctx, rate, n)
+	if err != nil {
+		return nil, err
+	}
+	return measure.Result{
+		"post p50": l.post.Quantile(0.5), "post p99": l.post.Quantile(0.99),
+		"done p50": l.done.Quantile(0.5), "done p99": l.done.Quantile(0.99),
+	}, nil
+}
+
+// use is what every part has used up to now.
+type use struct {
+	cpu     map[string]time.Duration
+	commits map[string]int64
+}
+
+func (b *bench) usage(ctx context.Context) (use, error) {
+	u := use{cpu: map[string]time.Duration{}, commits: map[string]int64{}}
+	for _, part := range b.p.Parts() {
+		cpu, err := measure.FamilyCPU(b.p.Pid(part))
+		if err != nil {
+			return u, fmt.Errorf("%s: %w", part, err)
+		}
+		u.cpu[part] = cpu
+		if i := slices.Index(servers, part); i >= 0 {
+			if u.commits[part], err = writes(ctx, b.db[i]); err != nil {
+				return u, err
+			}
+		}
+	}
+	return u, nil
+}
