@@ -6,7 +6,6 @@ MODULES     := pkg $(SERVICES) deploy $(wildcard deploy/bench)
 ALL_MODULES := $(MODULES) deploy/tools
 COMPOSE     ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 LOCAL       := go -C deploy run ./local
-TOOL        := go tool -modfile=deploy/tools/go.mod
 TARGET      ?= local
 BENCH       ?= messaging
 each         = @set -e; for m in $(1); do echo "--- $$m"; (cd $$m && GOWORK=off $(2)); done
@@ -53,7 +52,6 @@ vet: ## go vet, tidy modules, formatted files
 	$(call each,$(ALL_MODULES),go mod tidy -diff)
 	@test -z "$$(gofmt -l $(MODULES))" || { gofmt -l $(MODULES); echo 'run make fmt'; exit 1; }
 lint: ## golangci-lint
-	GOWORK=off $(TOOL) golangci-lint version
 	$(call each,$(MODULES),go tool -modfile=$(CURDIR)/deploy/tools/go.mod golangci-lint run --build-tags e2e --config $(CURDIR)/.golangci.yml ./...)
 vulncheck: ## known vulnerabilities in what is used
 	$(call each,$(MODULES),go tool -modfile=$(CURDIR)/deploy/tools/go.mod govulncheck ./...)
