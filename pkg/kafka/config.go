@@ -114,7 +114,7 @@ type ConsumerConfig struct {
 
 	BatchRecords int // records in one transaction at most, 500
 	BatchBytes   int // their keys and values at most, 1 MiB
-	QueueRecords int // records waiting per partition before it is paused, 2000
+	QueueRecords int // records that may wait per partition, 2000, and then what one fetch brings
 
 	PrepareConcurrency int           // Prepare calls at once in the process, 32
 	PrepareTimeout     time.Duration // deadline of one Prepare call, 30s

@@ -40,6 +40,7 @@ type Consumer struct {
 	prepares slots
 	outage   outage
 	hot      atomic.Pointer[map[inbox.Key]bool] // keys with more followers than may be parked
+	room     chan struct{}                      // buffered 1: a full queue has room again
 	joined   atomic.Pointer[kgo.Client]         // nil until the topics exist
 
 	mu      sync.Mutex
@@ -67,6 +68,7 @@ func NewConsumer(cfg Config, cc ConsumerConfig, db *outbox.DB, log *slog.Logger,
 		subs: map[string]*Subscription{}, numbers: map[int16]*Subscription{}, levels: map[string]int{},
 		slots:    make(slots, max(1, db.Pool.Config().MaxConns/2)),
 		prepares: make(slots, cc.PrepareConcurrency),
+		room:     make(chan struct{}, 1),
 		workers:  map[place]*worker{},
 	}
 	if obs.Tracing() {
@@ -189,7 +191,7 @@ func (c *Consumer) groupOpts() ([]kgo.Opt, error) {
 		kgo.RebalanceTimeout(c.cc.ShutdownTimeout+20*time.Second),
 		kgo.FetchMaxBytes(8<<20),
 		kgo.FetchMaxPartitionBytes(1<<20),
-		kgo.FetchMaxWait(time.Second),
+		kgo.FetchMaxWait(500*time.Millisecond),
 	)
 	if err := kgo.ValidateOpts(opts...); err != nil {
 		return nil, fmt.Errorf("kafka client: %w", err)
@@ -200,6 +202,7 @@ func (c *Consumer) groupOpts() ([]kgo.Opt, error) {
 // poll hands what is fetched to the workers, until ctx ends.
 func (c *Consumer) poll(ctx context.Context, client *kgo.Client) {
 	for ctx.Err() == nil {
+		c.awaitRoom(ctx)
 		fetches := client.PollRecords(ctx, 10_000)
 		remade := map[string]bool{}
 		fetches.EachError(func(topic string, partition int32, err error) {

@@ -10,8 +10,16 @@ import (
 	"github.com/tiffin-platform/tiffin/pkg/inbox"
 )
 
-// queueBytes pauses a partition, as QueueRecords does, whichever comes first.
-const queueBytes = 4 << 20
+const (
+	// queueBytes makes a queue full, as QueueRecords does, whichever comes first.
+	queueBytes = 4 << 20
+	// patience is how long all partitions wait for the one whose queue is full,
+	// before that one is paused. A pause is dear: what was fetched is dropped, and
+	// the next fetch begins when the present one ends. A worker that only has a
+	// backlog makes room much sooner; one that stands still is paused and holds
+	// up nobody.
+	patience = 50 * time.Millisecond
+)
 
 // queue holds the records of a partition that were fetched and not yet taken.
 // The poll loop puts, the worker takes.
@@ -28,17 +36,18 @@ type queue struct {
 
 func recordSize(r *kgo.Record) int { return len(r.Key) + len(r.Value) }
 
-// put adds records, and pauses the partition when enough of them wait.
+// full is called with mu held.
+func (w *worker) full() bool {
+	return len(w.queue.records) >= w.c.cc.QueueRecords || w.queue.bytes >= queueBytes
+}
+
+// put adds records.
 func (w *worker) put(records []*kgo.Record) {
 	q := &w.queue
 	q.mu.Lock()
 	q.records = append(q.records, records...)
 	for _, r := range records {
 		q.bytes += recordSize(r)
-	}
-	if !q.paused && (len(q.records) >= w.c.cc.QueueRecords || q.bytes >= queueBytes) {
-		q.paused = true
-		w.client.PauseFetchPartitions(map[string][]int32{w.topic: {w.partition}})
 	}
 	q.mu.Unlock()
 	select {
@@ -107,8 +116,14 @@ func (w *worker) ready() ([]*kgo.Record, time.Duration) {
 	if n == 0 {
 		return nil, 0
 	}
-	batch := q.records[:n:n]
+	batch, wasFull := q.records[:n:n], w.full()
 	q.records, q.bytes = q.records[n:], q.bytes-bytes
+	if wasFull && !w.full() {
+		select {
+		case w.c.room <- struct{}{}:
+		default:
+		}
+	}
 	if q.paused && len(q.records) <= w.c.cc.QueueRecords/2 && q.bytes <= queueBytes/2 {
 		q.paused = false
 		w.client.ResumeFetchPartitions(map[string][]int32{w.topic: {w.partition}})
@@ -135,4 +150,52 @@ func (w *worker) untilDue(r *kgo.Record) time.Duration {
 		due = latest
 	}
 	return due.Sub(now)
+}
+
+// awaitRoom returns when no queue is full but those of paused partitions. A
+// partition whose queue stays full is paused; one that has room again goes on.
+func (c *Consumer) awaitRoom(ctx context.Context) {
+	var timer *time.Timer
+	for {
+		full := c.fullWorkers()
+		if len(full) == 0 {
+			return
+		}
+		if timer == nil {
+			timer = time.NewTimer(patience)
+			defer timer.Stop()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.room:
+		case <-timer.C:
+			for _, w := range full {
+				w.pauseIfFull()
+			}
+			return
+		}
+	}
+}
+
+func (c *Consumer) fullWorkers() (full []*worker) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, w := range c.workers {
+		w.queue.mu.Lock()
+		if !w.queue.paused && w.full() {
+			full = append(full, w)
+		}
+		w.queue.mu.Unlock()
+	}
+	return full
+}
+
+func (w *worker) pauseIfFull() {
+	w.queue.mu.Lock()
+	defer w.queue.mu.Unlock()
+	if w.full() && !w.queue.paused {
+		w.queue.paused = true
+		w.client.PauseFetchPartitions(map[string][]int32{w.topic: {w.partition}})
+	}
 }
