@@ -137,6 +137,7 @@ func TestPartitionThatStandsStillHoldsUpNobody(t *testing.T) {
 		r.eventually("others flow", func() bool { return len(r.notes(id)) == 1 })
 	}
 	require.Empty(t, r.notes(stuck))
+	require.Less(t, r.metric("tiffin_consumer_queued_records", nil), 250.0, "the rest stays with the broker")
 	close(release)
 	r.eventually("it goes on", func() bool { return len(r.notes(stuck)) == 501 })
 	require.Equal(t, append(names(500, ""), ""), r.notes(stuck))

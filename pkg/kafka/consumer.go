@@ -84,7 +84,7 @@ func NewConsumer(cfg Config, cc ConsumerConfig, db *outbox.DB, log *slog.Logger,
 		return nil, err
 	}
 	if reg != nil {
-		reg.MustRegister(newLag(c))
+		reg.MustRegister(newProgress(c))
 	}
 	return c, nil
 }

@@ -95,31 +95,40 @@ func (t tally) attrs() []any {
 	return attrs
 }
 
-// lag collects how far the assigned partitions are behind, by topic.
-type lag struct {
-	c    *Consumer
-	desc *prometheus.Desc
+// progress collects how far the assigned partitions are behind, by topic.
+type progress struct {
+	c           *Consumer
+	lag, queued *prometheus.Desc
 }
 
-func newLag(c *Consumer) lag {
-	return lag{c, prometheus.NewDesc("tiffin_consumer_lag_records",
-		"Records behind the end of the topic, over the partitions assigned to this process.", []string{"topic"}, nil)}
+func newProgress(c *Consumer) progress {
+	return progress{
+		c: c,
+		lag: prometheus.NewDesc("tiffin_consumer_lag_records",
+			"Records behind the end of the topic, over the partitions assigned to this process.", []string{"topic"}, nil),
+		queued: prometheus.NewDesc("tiffin_consumer_queued_records",
+			"Records fetched and not yet taken, over the same partitions.", []string{"topic"}, nil),
+	}
 }
 
-// Describe sends the one description.
-func (l lag) Describe(ch chan<- *prometheus.Desc) { ch <- l.desc }
+// Describe sends the descriptions.
+func (p progress) Describe(ch chan<- *prometheus.Desc) { ch <- p.lag; ch <- p.queued }
 
 // Collect sums over the workers; it asks no broker.
-func (l lag) Collect(ch chan<- prometheus.Metric) {
-	l.c.mu.Lock()
-	defer l.c.mu.Unlock()
-	sums := map[string]int64{}
-	for at, w := range l.c.workers {
+func (p progress) Collect(ch chan<- prometheus.Metric) {
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	behind, queued := map[string]int64{}, map[string]int{}
+	for at, w := range p.c.workers {
 		if end, next := w.end.Load(), w.next.Load(); next >= 0 {
-			sums[at.topic] += max(0, end-next)
+			behind[at.topic] += max(0, end-next)
 		}
+		w.queue.mu.Lock()
+		queued[at.topic] += len(w.queue.records)
+		w.queue.mu.Unlock()
 	}
-	for topic, n := range sums {
-		ch <- prometheus.MustNewConstMetric(l.desc, prometheus.GaugeValue, float64(n), topic)
+	for topic, n := range queued {
+		ch <- prometheus.MustNewConstMetric(p.lag, prometheus.GaugeValue, float64(behind[topic]), topic)
+		ch <- prometheus.MustNewConstMetric(p.queued, prometheus.GaugeValue, float64(n), topic)
 	}
 }
