@@ -56,7 +56,7 @@ func TestTheReadmesCommandsWork(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))
 	for _, want := range []string{
-		`"name":"Saffron \u0026 Smoke"`, `"status":"pending"`, "event: order", "event: timeline",
+		`"name":"Saffron & Smoke"`, `"status":"pending"`, "event: order", "event: timeline",
 		"payment.completed", "order_placed", `"status":"cancelled"`, "pm_card_visa_chargeDeclined",
 	} {
 		require.Contains(t, string(out), want)

@@ -84,6 +84,10 @@ func TestErrorsBecomeProblemsOnce(t *testing.T) {
 			fmt.Errorf("load: %w", &net.OpError{Op: "dial", Err: errors.New("refused")}),
 			`{"type":"/problems/upstream","title":"Temporarily unavailable","status":503,"detail":"a part of the system does not answer; try again","instance":"/x","request_id":"r1"}`,
 		},
+		"database killed while it answers": {
+			fmt.Errorf("load: %w", io.ErrUnexpectedEOF),
+			`{"type":"/problems/upstream","title":"Temporarily unavailable","status":503,"detail":"a part of the system does not answer; try again","instance":"/x","request_id":"r1"}`,
+		},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -118,13 +122,24 @@ func TestAPanicIsABare500(t *testing.T) {
 
 func TestUnknownPathsAndMethodsAreProblems(t *testing.T) {
 	t.Parallel()
-	base, _ := setup(t, func(m *chi.Mux) { m.Get("/x", func(http.ResponseWriter, *http.Request) {}) })
+	base, _ := setup(t, func(m *chi.Mux) {
+		nothing := func(http.ResponseWriter, *http.Request) {}
+		m.Get("/x", nothing)
+		m.Get("/x/{id}", nothing)
+		m.Route("/mounted", func(m chi.Router) {
+			m.Post("/", nothing)
+			m.Get("/", nothing)
+			m.Put("/{id}/menu", nothing)
+		})
+	})
 	status, h, _ := do(t, "GET", base+"/y", "")
 	require.Equal(t, 404, status)
 	require.Equal(t, "application/problem+json", h.Get("Content-Type"))
-	status, h, _ = do(t, "POST", base+"/x", "")
-	require.Equal(t, 405, status)
-	require.Equal(t, "GET", h.Get("Allow"))
+	for path, allow := range map[string]string{"/x": "GET", "/x/1": "GET", "/mounted": "GET, POST", "/mounted/1/menu": "PUT"} {
+		status, h, _ = do(t, "DELETE", base+path, "")
+		require.Equal(t, 405, status, path)
+		require.Equal(t, allow, h.Get("Allow"), path)
+	}
 }
 
 func TestRequestIDIsKeptOnlyWhenItIsHarmless(t *testing.T) {
@@ -158,6 +173,8 @@ func TestReadJSONIsStrict(t *testing.T) {
 			return httpx.WriteJSON(w, 200, o)
 		}))
 	})
+	_, _, body := do(t, "POST", base+"/x", `{"notes":"Fish & <Chips>"}`)
+	require.Contains(t, body, `"notes":"Fish & <Chips>"`, "as people read it")
 	cases := map[string]struct {
 		body    string
 		status  int
@@ -218,8 +235,10 @@ func TestReadJSONIsStrict(t *testing.T) {
 		}
 		status, _, _ := do(t, "POST", base+"/x", `{}`, "Content-Type", "application/json; charset=UTF-8")
 		require.Equal(t, 200, status)
-		status, _, _ = do(t, "POST", base+"/x", `{}`, "Content-Encoding", "gzip")
-		require.Equal(t, 415, status)
+		for _, encoding := range []string{"gzip", "identity"} {
+			status, _, _ = do(t, "POST", base+"/x", `{}`, "Content-Encoding", encoding)
+			require.Equal(t, 415, status, encoding)
+		}
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -73,14 +74,20 @@ func NewRouter(log *slog.Logger, reg prometheus.Registerer) *chi.Mux {
 }
 
 // allowed returns the methods that path answers to (RFC 9110 §15.5.6 wants them
-// in Allow; chi leaves that to custom handlers).
-func allowed(m *chi.Mux, path string) []string {
+// in Allow; chi leaves that to custom handlers). It compares the routes itself,
+// because chi matches every method of the path that a sub-router is mounted at.
+func allowed(m chi.Routes, path string) []string {
 	var methods []string
-	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
-		if m.Match(chi.NewRouteContext(), method, path) {
+	asked := strings.Split(strings.TrimSuffix(path, "/"), "/")
+	_ = chi.Walk(m, func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
+		segments := strings.Split(strings.TrimSuffix(route, "/"), "/")
+		same := slices.EqualFunc(segments, asked, func(s, a string) bool { return s == a || s != "" && s[0] == '{' && a != "" })
+		if same && !slices.Contains(methods, method) {
 			methods = append(methods, method)
 		}
-	}
+		return nil // so that there is no error to look at
+	})
+	slices.Sort(methods)
 	return methods
 }
 

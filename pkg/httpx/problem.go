@@ -2,8 +2,8 @@ package httpx
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"math"
 	"net"
@@ -92,7 +92,7 @@ func WriteProblem(w http.ResponseWriter, r *http.Request, err error) {
 	if e.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds()))))
 	}
-	body, err := json.Marshal(p)
+	body, err := encode(p)
 	if err != nil {
 		body = nil
 	}
@@ -101,7 +101,7 @@ func WriteProblem(w http.ResponseWriter, r *http.Request, err error) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(k.status)
-	_, _ = w.Write(append(body, '\n')) // the client may be gone
+	_, _ = w.Write(body) // the client may be gone
 }
 
 // infrastructure tells whether err says that a database or a peer could not be
@@ -120,7 +120,8 @@ func infrastructure(err error) bool {
 		return false
 	}
 	_, network := errors.AsType[net.Error](err)
-	return network || errors.Is(err, context.DeadlineExceeded)
+	// A server that is killed while it answers leaves half an answer.
+	return network || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // HandlerFunc is a handler that returns what went wrong instead of writing it.

@@ -2,7 +2,6 @@ package httpx
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -26,7 +25,7 @@ type Stream struct {
 
 // Send writes one event. id is its sequence number, 0 for none.
 func (s *Stream) Send(id int64, event string, data any) error {
-	body, err := json.Marshal(data)
+	body, err := encode(data)
 	if err != nil {
 		return fmt.Errorf("encode event: %w", err)
 	}
@@ -35,7 +34,7 @@ func (s *Stream) Send(id int64, event string, data any) error {
 		b = append(strconv.AppendInt(append(b, "id: "...), id, 10), '\n')
 	}
 	b = append(append(append(b, "event: "...), event...), "\ndata: "...)
-	return s.write(append(append(b, body...), "\n\n"...))
+	return s.write(append(append(b, body...), '\n'))
 }
 
 func (s *Stream) write(b []byte) error {
