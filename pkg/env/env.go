@@ -189,6 +189,9 @@ func (r *Reader) URLs(name string, def ...string) []*url.URL {
 	for _, p := range parts {
 		u, err := url.Parse(p)
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil {
+			if err == nil {
+				p = u.Redacted() // a password does not belong there, nor into the message
+			}
 			r.Fail(name, "%q must be an address such as http://localhost:5001", p)
 			continue
 		}

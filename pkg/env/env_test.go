@@ -33,7 +33,7 @@ func TestEveryProblemIsReportedAtOnce(t *testing.T) {
 	t.Parallel()
 	r := reader(map[string]string{
 		"INT": "many", "BOOL": "perhaps", "DUR": "5", "DURS": "1s,-2s", "ONE": "z",
-		"ADDR": "5000", "URL": "localhost:1", "LIST": " , ", "S_FILE": "/no/such/file", "BOTH": "x", "BOTH_FILE": "/etc/hosts",
+		"ADDR": "5000", "URL": "localhost:1", "LOGIN": "http://u:sekret@host", "LIST": " , ", "S_FILE": "/no/such/file", "BOTH": "x", "BOTH_FILE": "/etc/hosts",
 	})
 	r.Int("INT", 1, 0, 9)
 	r.Bool("BOOL", false)
@@ -42,6 +42,7 @@ func TestEveryProblemIsReportedAtOnce(t *testing.T) {
 	r.OneOf("ONE", "a", "a", "b")
 	r.Addr("ADDR", ":1")
 	r.URL("URL", "http://localhost:1")
+	r.URL("LOGIN", "http://localhost:1")
 	r.List("LIST")
 	r.Secret("S")
 	r.Secret("BOTH")
@@ -53,6 +54,7 @@ DURS: "-2s" must be a positive duration such as 5s
 ONE: "z" must be one of a, b
 ADDR: "5000" must be an address to listen on, such as :5000 or 127.0.0.1:5000
 URL: "localhost:1" must be an address such as http://localhost:5001
+LOGIN: "http://u:xxxxx@host" must be an address such as http://localhost:5001
 LIST: " , " holds no value
 S_FILE: cannot read it: stat /no/such/file: no such file or directory
 BOTH: set it or BOTH_FILE, not both

@@ -57,13 +57,14 @@ func Serve(ctx context.Context, addr string, h http.Handler, log *slog.Logger) e
 	if err != nil {
 		return err
 	}
-	log.Info("http listening", "addr", l.Addr().String())
-	debug.FreeOSMemory() // what only the start needed: migrations, hashing, templates
 	return ServeListener(ctx, l, h, log)
 }
 
-// ServeListener is Serve on an open listener, which it closes.
+// ServeListener is Serve on an open listener, which it closes. A service that
+// opens its port before it says that it is ready lets no client find it closed.
 func ServeListener(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
+	log.Info("http listening", "addr", l.Addr().String())
+	debug.FreeOSMemory() // what only the start needed: migrations, hashing, templates
 	stopping := make(chan struct{})
 	srv := NewServer(h, log, stopping)
 	done := make(chan error, 1)

@@ -3,8 +3,10 @@ package obs
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,11 +16,13 @@ import (
 const checkTimeout = 2 * time.Second
 
 // Health answers /readyz: 200 when every decisive check passes, else 503, with
-// the state of all checks in the body.
+// the state of all checks in the body. A service that was told to stop is not
+// ready any more, so that nobody sends it new requests.
 type Health struct {
-	up     *prometheus.GaugeVec
-	mu     sync.Mutex
-	checks []check
+	up       *prometheus.GaugeVec
+	stopping <-chan struct{}
+	mu       sync.Mutex
+	checks   []check
 }
 
 type check struct {
@@ -27,8 +31,8 @@ type check struct {
 	run      func(context.Context) error
 }
 
-func newHealth(reg prometheus.Registerer) *Health {
-	h := &Health{up: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+func newHealth(reg prometheus.Registerer, stopping <-chan struct{}) *Health {
+	h := &Health{stopping: stopping, up: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "tiffin_dependency_up",
 		Help: "1 when the dependency answered the last readiness probe, else 0.",
 	}, []string{"dependency"})}
@@ -39,6 +43,19 @@ func newHealth(reg prometheus.Registerer) *Health {
 // Decisive adds a check without which the service cannot serve.
 func (h *Health) Decisive(name string, run func(context.Context) error) {
 	h.add(check{name, true, run})
+}
+
+// Gate adds a decisive check that fails until open is called, for what has to
+// be done once before the service can serve, such as migrations.
+func (h *Health) Gate(name string) (open func()) {
+	var done atomic.Bool
+	h.Decisive(name, func(context.Context) error {
+		if !done.Load() {
+			return errors.New("not done yet")
+		}
+		return nil
+	})
+	return func() { done.Store(true) }
 }
 
 // Reported adds a check that is shown but does not decide.
@@ -80,6 +97,11 @@ func (h *Health) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			answer.Ready = answer.Ready && !c.decisive
 		}
 		h.up.WithLabelValues(c.name).Set(up)
+	}
+	select {
+	case <-h.stopping:
+		answer.Ready, answer.Checks["service"] = false, "stopping"
+	default:
 	}
 	status := http.StatusOK
 	if !answer.Ready {

@@ -13,6 +13,7 @@ import (
 	"net/http/pprof"
 	"os"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -50,7 +51,8 @@ func ConfigFrom(r *env.Reader, service, adminAddr string) Config {
 		r.Fail("LOG_LEVEL", "%v", err)
 	}
 	if v := r.String("OTEL_TRACES_SAMPLER_ARG", ""); v != "" {
-		if _, err := fmt.Sscanf(v, "%g", &c.TraceRatio); err != nil || c.TraceRatio < 0 || c.TraceRatio > 1 {
+		ratio, err := strconv.ParseFloat(v, 64)
+		if c.TraceRatio = ratio; err != nil || !(ratio >= 0 && ratio <= 1) { // NaN is no ratio either
 			r.Fail("OTEL_TRACES_SAMPLER_ARG", "%q must be a number from 0 to 1", v)
 		}
 	}
@@ -73,7 +75,7 @@ type Obs struct {
 }
 
 // Start opens the admin port and begins to answer there: the service is alive
-// from now on, ready when its checks say so.
+// from now on, and ready when its checks say so, until ctx ends.
 func Start(ctx context.Context, cfg Config, stdout io.Writer) (*Obs, error) {
 	log := NewLogger(cfg, stdout)
 	traces, err := startTraces(ctx, cfg)
@@ -86,7 +88,7 @@ func Start(ctx context.Context, cfg Config, stdout io.Writer) (*Obs, error) {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		buildInfo(cfg.Service),
 	)
-	o := &Obs{Log: log, Registry: reg, Health: newHealth(reg), Admin: chi.NewRouter(), closed: make(chan struct{}), traces: traces}
+	o := &Obs{Log: log, Registry: reg, Health: newHealth(reg, ctx.Done()), Admin: chi.NewRouter(), closed: make(chan struct{}), traces: traces}
 	o.Admin.Get("/livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "alive\n") })
 	o.Admin.Method(http.MethodGet, "/readyz", o.Health)
 	o.Admin.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))

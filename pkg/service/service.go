@@ -44,6 +44,15 @@ func Main(name, adminAddr string, run RunFunc, commands ...Command) {
 	}
 }
 
+// Ended returns err, or nil when ctx has ended: what a service was doing when it
+// was told to stop is no failure.
+func Ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
 func dispatch(ctx context.Context, name, adminAddr string, run RunFunc, commands []Command, args []string) error {
 	if len(args) == 0 {
 		return run(ctx, os.Getenv, os.Stdout)
