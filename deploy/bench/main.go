@@ -24,6 +24,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tiffin-platform/tiffin/deploy/bench/gateway"
 	"github.com/tiffin-platform/tiffin/deploy/bench/messaging"
 	"github.com/tiffin-platform/tiffin/deploy/bench/rig"
 	"github.com/tiffin-platform/tiffin/deploy/bench/saga"
@@ -63,9 +64,14 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 	benches := map[string]func(context.Context, settings, []string) error{
 		"messaging": runMessaging,
 		"saga":      runSaga,
+		"gateway":   runGateway,
+		"growth":    runGrowth,
 	}
 	if len(args) > 0 && args[0] == rig.BrokerArg {
 		return rig.ServeBroker(ctx, args[1:])
+	}
+	if len(args) > 0 && args[0] == gateway.UpstreamArg {
+		return gateway.ServeUpstream(args[1:])
 	}
 	if len(args) == 0 || benches[args[0]] == nil {
 		return errors.New("usage: bench messaging | saga | gateway | growth [flags]; make bench BENCH=messaging")
@@ -121,4 +127,38 @@ func runSaga(ctx context.Context, s settings, args []string) error {
 	}
 	platform.PortOffset, platform.Out = *offset, os.Stderr
 	return saga.Run(ctx, platform, o, s.out, say)
+}
+
+func runGateway(ctx context.Context, s settings, args []string) error {
+	var o gateway.Options
+	s.flags.IntVar(&o.Rounds, "rounds", pick(s, 5, 1), "interleaved rounds")
+	s.flags.IntVar(&o.Conns, "conns", 64, "connections of the load generator")
+	s.flags.IntVar(&o.Tokens, "tokens", 1000, "distinct tokens, each of a user of its own")
+	s.flags.DurationVar(&o.Closed, "closed", pick(s, 5*time.Second, time.Second), "length of the closed loop of a run")
+	s.flags.DurationVar(&o.Open, "open", pick(s, 5*time.Second, time.Second), "length of its open loop")
+	s.flags.Float64Var(&o.Rate, "rate", 4000, "requests per second of the open loop")
+	if err := s.flags.Parse(args); err != nil {
+		return err
+	}
+	return gateway.Run(ctx, o, s.out, say)
+}
+
+func runGrowth(ctx context.Context, s settings, args []string) error {
+	var o messaging.GrowthOptions
+	s.flags.IntVar(&o.Rounds, "rounds", pick(s, 5, 1), "interleaved rounds")
+	s.flags.IntVar(&o.Processed, "processed", pick(s, 10_000_000, 100_000), "processed events in the full tables")
+	s.flags.IntVar(&o.Backlog, "backlog", pick(s, 1_000_000, 20_000), "outbox rows in the full tables")
+	s.flags.IntVar(&o.Events, "events", pick(s, 100_000, 5_000), "events that are measured")
+	s.flags.DurationVar(&o.Commit, "commit", pick(s, 4*time.Second, time.Second), "length of a commit run")
+	s.flags.IntVar(&o.Writers, "writers", 16, "concurrent writers of the commit runs")
+	if err := s.flags.Parse(args); err != nil {
+		return err
+	}
+	r, err := rig.Start(ctx, s.realKafka, s.getenv, say)
+	if err != nil {
+		return err
+	}
+	defer r.Stop()
+	_, _ = fmt.Fprintf(s.out, "PostgreSQL %s, %s\n", r.Postgres, r.Broker)
+	return messaging.RunGrowth(ctx, r, o, s.out, say)
 }

@@ -113,19 +113,21 @@ func (b *bench) commitOurs(ctx context.Context, emit, relay bool) (measure.Resul
 			defer func() { _ = stop() }()
 		}
 	}
-	return b.commits(ctx, func(ctx context.Context, i int) error {
-		e := newEvent(topic, i)
-		return db.InTx(ctx, func(tx *outbox.Tx) error {
-			var at time.Time
-			if err := tx.QueryRow(ctx, sqlPlace, [16]byte(e.ID), [16]byte(uuid.Max)).Scan(&at); err != nil {
-				return err
-			}
-			tx.Queue(sqlItems, [16]byte(e.ID))
-			if emit {
-				tx.Emit(ctx, e)
-			}
-			return nil
-		})
+	return b.commits(ctx, func(ctx context.Context, i int) error { return placeOurs(ctx, db, topic, i, emit) })
+}
+
+func placeOurs(ctx context.Context, db *outbox.DB, topic string, i int, emit bool) error {
+	e := newEvent(topic, i)
+	return db.InTx(ctx, func(tx *outbox.Tx) error {
+		var at time.Time
+		if err := tx.QueryRow(ctx, sqlPlace, [16]byte(e.ID), [16]byte(uuid.Max)).Scan(&at); err != nil {
+			return err
+		}
+		tx.Queue(sqlItems, [16]byte(e.ID))
+		if emit {
+			tx.Emit(ctx, e)
+		}
+		return nil
 	})
 }
 

@@ -184,7 +184,7 @@ func (c *crowd) watch(ctx context.Context, token string) error {
 			}
 		}
 		if ctx.Err() == nil {
-			c.fail(fmt.Errorf("a stream of notifications ended: %w", lines.Err()))
+			c.fail(fmt.Errorf("a stream of notifications ended: %w", cmp.Or(lines.Err(), io.EOF)))
 		}
 	})
 	return nil
