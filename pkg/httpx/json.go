@@ -103,6 +103,10 @@ func DecodeJSON[T any](body []byte) (T, error) {
 
 // unmarshalID takes ids in bodies as strictly as parseID takes them in paths.
 func unmarshalID(text []byte, id *uuid.UUID) error {
+	if string(text) == "null" { // absent, as for every other type
+		*id = uuid.Nil
+		return nil
+	}
 	var s string
 	err := json.Unmarshal(text, &s)
 	if err == nil {
