@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -52,15 +51,10 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 		return err
 	}
 	defer pool.Close()
-	var open atomic.Bool
-	o.Health.Decisive("postgres", func(ctx context.Context) error {
-		if !open.Load() {
-			return errors.New("starting: the schema or the signing keys are not there yet")
-		}
-		return postgres.Ping(ctx, pool)
-	})
+	o.Health.Decisive("postgres", func(ctx context.Context) error { return postgres.Ping(ctx, pool) })
+	started := o.Health.Gate("migrations")
 	if err := postgres.MigrateWait(ctx, pool, migrations.Files, o.Log); err != nil {
-		return stopped(ctx, err)
+		return service.Ended(ctx, err)
 	}
 	bell := postgres.NewDoorbell(pool, o.Log)
 	db := outbox.NewDB(pool, bell)
@@ -79,11 +73,15 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 		return err
 	}
 	if err := prepare(ctx, cfg, keys, svc, o.Log); err != nil {
-		return stopped(ctx, err)
+		return service.Ended(ctx, err)
 	}
 	o.Health.Decisive("signing_keys", keys.Ready)
 	verifier := authn.NewVerifier(authn.Config{Issuer: cfg.Auth.Issuer, Audience: cfg.Auth.Audience}, keys.Set(), o.Log, o.Registry)
-	open.Store(true)
+	l, err := httpx.Listen(ctx, cfg.HTTPAddr)
+	if err != nil {
+		return service.Ended(ctx, err)
+	}
+	started()
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return bell.Run(ctx) })
@@ -92,10 +90,10 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	g.Go(func() error { return svc.Prune(ctx) })
 	g.Go(func() error { return verifier.Run(ctx) })
 	g.Go(func() error {
-		return stopped(ctx, kafka.EnsureTopics(ctx, client, cfg.Kafka, event.TypeUserRegistered))
+		return service.Ended(ctx, kafka.EnsureTopics(ctx, client, cfg.Kafka, event.TypeUserRegistered))
 	})
 	g.Go(func() error {
-		return httpx.Serve(ctx, cfg.HTTPAddr, api.Routes(svc, keys, verifier, cfg.TrustedProxies, o.Log, o.Registry), o.Log)
+		return httpx.ServeListener(ctx, l, api.Routes(svc, keys, verifier, cfg.TrustedProxies, o.Log, o.Registry), o.Log)
 	})
 	return g.Wait()
 }
@@ -121,14 +119,6 @@ func prepare(ctx context.Context, cfg Config, keys *auth.Keys, svc *auth.Service
 		}
 		wait = min(wait*2, 5*time.Second)
 	}
-}
-
-// stopped turns the error of a start that was ended from outside into a clean end.
-func stopped(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil //nolint:nilerr // told to stop: that is no failure
-	}
-	return err
 }
 
 // rotateKeys is the sub-command for operators: at a key's planned end nobody

@@ -4,10 +4,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log/slog"
-	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -40,20 +38,10 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	}
 	defer pool.Close()
 	o.Health.Decisive("postgres", func(ctx context.Context) error { return postgres.Ping(ctx, pool) })
-	var migrated atomic.Bool
-	o.Health.Decisive("migrations", func(context.Context) error {
-		if !migrated.Load() {
-			return errors.New("not done yet")
-		}
-		return nil
-	})
+	started := o.Health.Gate("migrations")
 	if err := postgres.MigrateWait(ctx, pool, notification.Migrations, o.Log); err != nil {
-		if ctx.Err() != nil {
-			return nil // stopped while waiting is no failure
-		}
-		return err
+		return service.Ended(ctx, err)
 	}
-	migrated.Store(true)
 	bell := postgres.NewDoorbell(pool, o.Log)
 	db := outbox.NewDB(pool, bell)
 	client, err := kafka.NewClient(cfg.Kafka, name, o.Log, o.Registry)
@@ -74,6 +62,11 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	o.Health.Reported("kafka", consumer.Health)
 	verifier := authn.NewVerifier(cfg.Authn, authn.NewKeySet(), o.Log, o.Registry)
 	o.Health.Reported("keys", func(context.Context) error { return verifier.Ready() })
+	l, err := httpx.Listen(ctx, cfg.HTTPAddr)
+	if err != nil {
+		return service.Ended(ctx, err)
+	}
+	started()
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return bell.Run(ctx) })
@@ -81,7 +74,7 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	g.Go(func() error { return consumer.Run(ctx) })
 	g.Go(func() error { return verifier.Run(ctx) })
 	g.Go(func() error {
-		return httpx.Serve(ctx, cfg.HTTPAddr, api.Routes(svc, verifier, o.Log, o.Registry), o.Log)
+		return httpx.ServeListener(ctx, l, api.Routes(svc, verifier, o.Log, o.Registry), o.Log)
 	})
 	return g.Wait()
 }

@@ -3,10 +3,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -44,16 +42,10 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 		return err
 	}
 	defer pool.Close()
-	var migrated atomic.Bool
 	o.Health.Decisive("postgres", func(ctx context.Context) error { return postgres.Ping(ctx, pool) })
-	o.Health.Decisive("migrations", func(context.Context) error {
-		if !migrated.Load() {
-			return errors.New("not done yet")
-		}
-		return nil
-	})
+	started := o.Health.Gate("migrations")
 	if err := postgres.MigrateWait(ctx, pool, order.Migrations, o.Log); err != nil {
-		return endedBy(ctx, err)
+		return service.Ended(ctx, err)
 	}
 
 	bell := postgres.NewDoorbell(pool, o.Log)
@@ -75,17 +67,21 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	if cfg.SeedDemoData {
 		seed(ctx, orders, o.Log)
 	}
-	migrated.Store(true)
+	l, err := httpx.Listen(ctx, cfg.HTTPAddr)
+	if err != nil {
+		return service.Ended(ctx, err)
+	}
+	started()
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return bell.Run(ctx) })
-	g.Go(func() error { return endedBy(ctx, kafka.EnsureTopics(ctx, client, cfg.Kafka, api.Topics()...)) })
+	g.Go(func() error { return service.Ended(ctx, kafka.EnsureTopics(ctx, client, cfg.Kafka, api.Topics()...)) })
 	g.Go(func() error { return relay.Run(ctx) })
 	g.Go(func() error { return consumer.Run(ctx) })
 	g.Go(func() error { return verifier.Run(ctx) })
 	g.Go(func() error { return orders.Run(ctx) })
 	g.Go(func() error {
-		return httpx.Serve(ctx, cfg.HTTPAddr, api.Routes(orders, bell, verifier, o.Log, o.Registry), o.Log)
+		return httpx.ServeListener(ctx, l, api.Routes(orders, bell, verifier, o.Log, o.Registry), o.Log)
 	})
 	return g.Wait()
 }
@@ -103,12 +99,4 @@ func seed(ctx context.Context, orders *order.Service, log *slog.Logger) {
 		case <-time.After(time.Second):
 		}
 	}
-}
-
-// endedBy hides an error that only says that ctx ended: stopping is no failure.
-func endedBy(ctx context.Context, err error) error {
-	if ctx.Err() == nil {
-		return err
-	}
-	return nil
 }

@@ -3,9 +3,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"io"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -49,18 +47,11 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 		return err
 	}
 	defer closeProvider()
-	var migrated atomic.Bool
 	o.Health.Decisive("postgres", func(ctx context.Context) error { return postgres.Ping(ctx, pool) })
-	o.Health.Decisive("migrations", func(context.Context) error {
-		if !migrated.Load() {
-			return errors.New("not done yet")
-		}
-		return nil
-	})
+	started := o.Health.Gate("migrations")
 	if err := postgres.MigrateWait(ctx, pool, payment.Migrations, o.Log); err != nil {
-		return endedBy(ctx, err)
+		return service.Ended(ctx, err)
 	}
-	migrated.Store(true)
 
 	bell := postgres.NewDoorbell(pool, o.Log)
 	db := outbox.NewDB(pool, bell)
@@ -82,16 +73,21 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	verifier := authn.NewVerifier(cfg.Auth, authn.NewKeySet(), o.Log, o.Registry)
 	o.Health.Reported("kafka", consumer.Health)
 	o.Health.Reported("keys", func(context.Context) error { return verifier.Ready() })
+	l, err := httpx.Listen(ctx, cfg.HTTPAddr)
+	if err != nil {
+		return service.Ended(ctx, err)
+	}
+	started()
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return bell.Run(ctx) })
-	g.Go(func() error { return endedBy(ctx, kafka.EnsureTopics(ctx, client, cfg.Kafka, api.Topics()...)) })
+	g.Go(func() error { return service.Ended(ctx, kafka.EnsureTopics(ctx, client, cfg.Kafka, api.Topics()...)) })
 	g.Go(func() error { return relay.Run(ctx) })
 	g.Go(func() error { return consumer.Run(ctx) })
 	g.Go(func() error { return verifier.Run(ctx) })
 	g.Go(func() error { return payments.Run(ctx) })
 	g.Go(func() error {
-		return httpx.Serve(ctx, cfg.HTTPAddr, api.Routes(payments, verifier, o.Log, o.Registry), o.Log)
+		return httpx.ServeListener(ctx, l, api.Routes(payments, verifier, o.Log, o.Registry), o.Log)
 	})
 	return g.Wait()
 }
@@ -109,12 +105,4 @@ func openProvider(ctx context.Context, cfg Config) (payment.Provider, func(), er
 		return nil, nil, err
 	}
 	return simulator.New(pool, cfg.SimulatorLatency), pool.Close, nil
-}
-
-// endedBy hides an error that only says that ctx ended: stopping is no failure.
-func endedBy(ctx context.Context, err error) error {
-	if ctx.Err() == nil {
-		return err
-	}
-	return nil
 }

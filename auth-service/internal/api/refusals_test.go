@@ -92,6 +92,10 @@ func TestTokenComesBeforeMethodAndPath(t *testing.T) {
 		require.Equal(t, 405, a.status, path)
 		require.Equal(t, allow, a.header.Get("Allow"))
 	}
+	for _, path := range []string{"/auth/me/x", "/auth/password/x", "/auth/sessions/x/y", "/admin/x"} {
+		require.Equal(t, 401, s.call("GET", path, "", "").status, path)
+		require.Equal(t, 404, s.call("GET", path, access, "").status, path)
+	}
 	a := s.call("GET", "/auth/login", "", "")
 	require.Equal(t, 405, a.status)
 	require.Equal(t, "POST", a.header.Get("Allow"))

@@ -42,6 +42,9 @@ func Routes(svc *auth.Service, keys *auth.Keys, v *authn.Verifier, proxies []net
 	m.Handle("/auth/sessions/{id}", user(methods{http.MethodDelete: a.endSession}))
 	m.Handle("/admin/users", admin(methods{http.MethodGet: a.users}))
 	m.Handle("/admin/users/{id}/role", admin(methods{http.MethodPut: a.setRole}))
+	for _, prefix := range []string{"/auth/me", "/auth/password", "/auth/sessions"} {
+		m.Handle(prefix+"/*", user(methods(nil)))
+	}
 	m.Handle("/admin/*", admin(methods(nil)))
 	m.Handle("/.well-known/jwks.json", methods{http.MethodGet: a.jwks})
 	return m

@@ -205,6 +205,8 @@ func TestBadRequestsAreRefused(t *testing.T) {
 		{"GET", "/notifications?unread=", token, 400, "unread must be true or false"},
 		{"POST", "/notifications/42/read", token, 404, ""},
 		{"POST", "/notifications/{0190}/read", token, 404, ""},
+		{"DELETE", "/notifications", "", 401, ""}, // the token comes before path and method
+		{"GET", "/notifications/nothing/here", "", 401, ""},
 		{"DELETE", "/notifications", token, 405, ""},
 		{"GET", "/notifications/nothing/here", token, 404, ""},
 	} {

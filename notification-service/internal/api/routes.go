@@ -20,11 +20,11 @@ type handlers struct{ svc *notification.Service }
 func Routes(svc *notification.Service, verifier *authn.Verifier, log *slog.Logger, reg prometheus.Registerer) http.Handler {
 	h := handlers{svc}
 	r := httpx.NewRouter(log, reg)
-	r.Group(func(r chi.Router) {
+	r.Route("/notifications", func(r chi.Router) {
 		r.Use(verifier.Require)
-		r.Get("/notifications", httpx.Handle(h.list))
-		r.Get("/notifications/stream", httpx.Handle(h.stream))
-		r.Post("/notifications/{id}/read", httpx.Handle(h.read))
+		r.Get("/", httpx.Handle(h.list))
+		r.Get("/stream", httpx.Handle(h.stream))
+		r.Post("/{id}/read", httpx.Handle(h.read))
 	})
 	return r
 }
