@@ -2,7 +2,7 @@ package main
 
 import (
 	"net"
-	"net/mail"
+	"strconv"
 	"time"
 
 	"github.com/tiffin-platform/tiffin/notification-service/internal/notification"
@@ -56,10 +56,11 @@ func loadSMTP(r *env.Reader) notification.SMTPConfig {
 		TLS:      r.OneOf("SMTP_TLS", notification.TLSStart, notification.TLSStart, notification.TLSImplicit, notification.TLSNone),
 		Timeout:  r.Duration("SMTP_TIMEOUT", 15*time.Second, time.Second, 25*time.Second),
 	}
-	if host, port, err := net.SplitHostPort(c.Addr); err != nil || host == "" || port == "" {
+	host, port, err := net.SplitHostPort(c.Addr)
+	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || host == "" || bad != nil || n == 0 {
 		r.Fail("SMTP_ADDR", "%q must be the mail server's host:port, such as smtp.example.com:587", c.Addr)
 	}
-	if _, err := mail.ParseAddress(c.From); err != nil {
+	if !notification.ValidSender(c.From) {
 		r.Fail("SMTP_FROM", "%q must be a mail address, such as Tiffin <no-reply@example.com>", c.From)
 	}
 	if (c.Username == "") != (c.Password == "") {

@@ -59,6 +59,13 @@ func TestEveryWrongSettingIsNamedAtOnce(t *testing.T) {
 		"NOTIFICATION_CHANNEL": "smtp", "SMTP_ADDR": "localhost:25", "SMTP_FROM": "a@b.c", "SMTP_USERNAME": "tiffin",
 	}))
 	require.ErrorContains(t, err, "SMTP_PASSWORD")
+	for _, c := range []struct{ addr, from, named string }{
+		{"mail:smtp", "a@b.c", "SMTP_ADDR"}, {"mail:0", "a@b.c", "SMTP_ADDR"}, {"mail:65536", "a@b.c", "SMTP_ADDR"},
+		{"mail:25", `"a b"@c.d`, "SMTP_FROM"}, {"mail:25", "a@b.c, d@e.f", "SMTP_FROM"},
+	} {
+		_, err := loadConfig(settings(map[string]string{"NOTIFICATION_CHANNEL": "smtp", "SMTP_ADDR": c.addr, "SMTP_FROM": c.from}))
+		require.ErrorContains(t, err, c.named, "%s %s", c.addr, c.from)
+	}
 }
 
 func settings(m map[string]string) func(string) string {

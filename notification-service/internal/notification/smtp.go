@@ -47,6 +47,13 @@ type SMTP struct {
 	domain string // of from, for Message-ID
 }
 
+// ValidSender tells whether NewSMTP takes an address, with or without a display
+// name, as the sender of its mails.
+func ValidSender(s string) bool {
+	from, err := mail.ParseAddress(s)
+	return err == nil && validAddress(from.Address)
+}
+
 // NewSMTP returns the SMTP channel; it does not connect.
 func NewSMTP(cfg SMTPConfig) (*SMTP, error) {
 	host, portText, err := net.SplitHostPort(cfg.Addr)
@@ -58,7 +65,7 @@ func NewSMTP(cfg SMTPConfig) (*SMTP, error) {
 		return nil, fmt.Errorf("smtp address %q is not host:port", cfg.Addr)
 	}
 	from, err := mail.ParseAddress(cfg.From)
-	if err != nil || !validAddress(from.Address) {
+	if err != nil || !ValidSender(cfg.From) {
 		return nil, fmt.Errorf("smtp from %q is no mail address", cfg.From)
 	}
 	switch cfg.TLS {
