@@ -60,9 +60,12 @@ func (a *api) listOwnOrders(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *api) listAllOrders(w http.ResponseWriter, r *http.Request) error {
-	customer, _, err := httpx.QueryID(r, "customer_id")
+	customer, one, err := httpx.QueryID(r, "customer_id")
 	if err != nil {
 		return err
+	}
+	if one && customer == uuid.Nil { // which would stand for everybody
+		return errs.New(errs.Malformed, "customer_id must be a customer's id")
 	}
 	return a.listOrders(w, r, customer)
 }

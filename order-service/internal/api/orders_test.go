@@ -137,6 +137,7 @@ func TestLists(t *testing.T) {
 	for _, query := range []string{"customer_id=42", "customer_id=", "customer_id=%00", "customer_id=urn:uuid:" + asha.String()} {
 		problem(t, w.call(root, "GET", "/admin/orders?"+query, ""), 400, "malformed", "Malformed request", "customer_id must be a UUID", "/admin/orders")
 	}
+	require.Equal(t, 400, w.call(root, "GET", "/admin/orders?customer_id="+uuid.Nil.String(), "").status, "not everybody's orders")
 }
 
 func TestAdminStatus(t *testing.T) {

@@ -141,12 +141,13 @@ func (p Placement) validate() error {
 	if p.RestaurantID == uuid.Nil {
 		bad.add("/restaurant_id", "is required")
 	}
-	if n := len(p.Items); n < 1 || n > maxItems {
+	items := p.Items
+	if n := len(items); n < 1 || n > maxItems {
 		bad.add("/items", "must hold from 1 to %d items", maxItems)
-		return bad.err() // not one problem per item of a list that is refused as a whole
+		items = nil // not one problem per item of a list that is refused as a whole
 	}
-	first := make(map[uuid.UUID]int, len(p.Items))
-	for i, it := range p.Items {
+	first := make(map[uuid.UUID]int, len(items))
+	for i, it := range items {
 		if it.MenuItemID == uuid.Nil {
 			bad.add(pointer("items", i, "menu_item_id"), "is required")
 		} else if j, twice := first[it.MenuItemID]; twice {

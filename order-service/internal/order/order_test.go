@@ -96,6 +96,11 @@ func TestPlacementRules(t *testing.T) {
 		"everything": {func(p *Placement) { p.Notes, p.DeliveryAddress.Line2 = "ring\ntwice\t😀", strings.Repeat("ä", 200) }, map[string]string{}},
 		"empty": {func(p *Placement) { *p = Placement{} }, map[string]string{
 			"/restaurant_id": "is required", "/items": "must hold from 1 to 50 items",
+			"/delivery_address/line1":       "must be 1 to 200 characters long",
+			"/delivery_address/city":        "must be 1 to 200 characters long",
+			"/delivery_address/postal_code": "must be 1 to 200 characters long",
+			"/delivery_address/country":     "must be an ISO 3166-1 alpha-2 code such as IN",
+			"/payment_method":               "must be 1 to 100 characters long",
 		}},
 		"51 items": {func(p *Placement) { p.Items = make([]PlacedItem, 51) }, map[string]string{"/items": "must hold from 1 to 50 items"}},
 		"zero":     {func(p *Placement) { p.Items[0].Quantity = 0 }, map[string]string{"/items/0/quantity": "must be from 1 to 99"}},
