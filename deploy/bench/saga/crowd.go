@@ -3,6 +3,7 @@
 package saga
 
 import (
+	"cmp"
 	"bufio"
 	"bytes"
 	"context"
