@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"time"
 
 	"github.com/tiffin-platform/tiffin/pkg/env"
@@ -51,7 +52,8 @@ func ConfigFrom(r *env.Reader) Config {
 		r.Fail("KAFKA_TOPIC_REPLICATION", "must be -1 (the broker's default) or at least 1")
 	}
 	for _, b := range c.Brokers {
-		if host, _, err := net.SplitHostPort(b); err != nil || host == "" {
+		host, port, err := net.SplitHostPort(b)
+		if n, bad := strconv.ParseUint(port, 10, 16); err != nil || host == "" || bad != nil || n == 0 {
 			r.Fail("KAFKA_BROKERS", "%q must be host:port", b)
 		}
 	}

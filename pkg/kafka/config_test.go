@@ -51,6 +51,7 @@ func TestConfigFromEnvironment(t *testing.T) {
 
 	for name, vars := range map[string]map[string]string{
 		"no port":            {"KAFKA_BROKERS": "localhost"},
+		"port by name":       {"KAFKA_BROKERS": "kafka:broker"},
 		"no partitions":      {"KAFKA_TOPIC_PARTITIONS": "0"},
 		"replication":        {"KAFKA_TOPIC_REPLICATION": "0"},
 		"mechanism":          {"KAFKA_SASL_MECHANISM": "GSSAPI"},

@@ -16,6 +16,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -111,17 +112,20 @@ func (f Finder) load(ctx context.Context) ([]byte, error) {
 	}
 	artifact := "embedded-postgres-binaries-" + name
 	mirror := strings.TrimSuffix(cmp.Or(f.Getenv("TIFFIN_POSTGRES_MIRROR"), mavenCentral), "/")
-	url := fmt.Sprintf("%s/io/zonky/test/postgres/%s/%s/%s-%s.jar", mirror, artifact, fetchVersion, artifact, fetchVersion)
+	if u, err := url.Parse(mirror); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("TIFFIN_POSTGRES_MIRROR=%s must be a Maven repository such as %s", mirror, mavenCentral)
+	}
+	jar := fmt.Sprintf("%s/io/zonky/test/postgres/%s/%s/%s-%s.jar", mirror, artifact, fetchVersion, artifact, fetchVersion)
 	f.progress("downloading PostgreSQL %s (15 MB, once) from %s", fetchVersion, mirror)
 
 	ctx, cancel := context.WithTimeoutCause(ctx, fetchTimeout, errors.New("not done in 5 minutes"))
 	defer cancel()
-	body, err := get(ctx, url, f.progress)
+	body, err := get(ctx, jar, f.progress)
 	if err != nil {
 		return nil, explainFetch(err, mirror)
 	}
 	if got := sha256.Sum256(body); hex.EncodeToString(got[:]) != sum {
-		return nil, fmt.Errorf("%s is not the expected archive (its SHA-256 is %x, not %s): a proxy or mirror changed it", url, got, sum)
+		return nil, fmt.Errorf("%s is not the expected archive (its SHA-256 is %x, not %s): a proxy or mirror changed it", jar, got, sum)
 	}
 	return body, nil
 }

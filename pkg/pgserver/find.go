@@ -61,6 +61,7 @@ func (f Finder) Find(ctx context.Context) (Binaries, error) {
 			reasons = append(reasons, dir+": "+err.Error())
 		}
 	case download:
+		reasons = []string{"TIFFIN_POSTGRES_BIN=download: what is installed was not looked at"}
 	default:
 		b, err := f.check(ctx, dir)
 		if err != nil {

@@ -107,13 +107,14 @@ func TestDownloadErrorsNameCauseAndFixes(t *testing.T) {
 		"changed": {answering(http.StatusOK, "<html>log in</html>"), "a proxy or mirror changed it"},
 		"closed":  {closed, "cannot be reached: a firewall? set HTTPS_PROXY or TIFFIN_POSTGRES_MIRROR"},
 		"dns":     {"http://mirror.invalid", "(DNS: no network, or the name is only known to a proxy: set HTTPS_PROXY)"},
+		"no URL":  {"nonsense", "TIFFIN_POSTGRES_MIRROR=nonsense must be a Maven repository such as https://"},
 		"ca":      {tls.URL, "(CA: a proxy presents its own certificate: let SSL_CERT_FILE name its CA)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			_, err := nothing(t, c.mirror).Find(t.Context())
 			require.ErrorContains(t, err, c.want)
-			require.ErrorContains(t, err, "no PostgreSQL 15 or newer to run:\n")
+			require.ErrorContains(t, err, "no PostgreSQL 15 or newer to run:\n  TIFFIN_POSTGRES_BIN=download: what is installed was not looked at\n")
 			require.ErrorContains(t, err, "set TIFFIN_POSTGRES_BIN to the directory that holds postgres and initdb")
 		})
 	}
