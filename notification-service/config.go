@@ -16,6 +16,8 @@ import (
 const (
 	name      = notification.Source
 	adminAddr = "127.0.0.1:5104"
+	// The local development database.
+	defaultDatabase = "postgres://tiffin:tiffin@localhost:5435/notification_db?sslmode=disable" //nolint:gosec // the development password
 )
 
 // Config is everything that can be set; README.md explains each setting.
@@ -35,7 +37,7 @@ func loadConfig(getenv func(string) string) (Config, error) {
 	c := Config{
 		HTTPAddr: r.Addr("HTTP_ADDR", ":5004"),
 		Obs:      obs.ConfigFrom(r, name, adminAddr),
-		Postgres: postgres.ConfigFrom(r, "postgres://tiffin:tiffin@localhost:5435/notification_db?sslmode=disable"),
+		Postgres: postgres.ConfigFrom(r, defaultDatabase),
 		Kafka:    kafka.ConfigFrom(r),
 		Consumer: kafka.ConsumerConfigFrom(r, name, "notification.failed.dlq"),
 		Authn:    authn.ConfigFrom(r),

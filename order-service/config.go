@@ -13,6 +13,8 @@ import (
 const (
 	name      = "order-service"
 	adminAddr = "127.0.0.1:5102"
+	// The local development database.
+	defaultDatabase = "postgres://tiffin:tiffin@localhost:5433/order_db?sslmode=disable" //nolint:gosec // the development password
 )
 
 // Config is everything that can be set from outside.
@@ -34,7 +36,7 @@ func loadConfig(getenv func(string) string) (Config, error) {
 	cfg := Config{
 		HTTPAddr: r.Addr("HTTP_ADDR", ":5002"),
 		Obs:      obs.ConfigFrom(r, name, adminAddr),
-		Postgres: postgres.ConfigFrom(r, "postgres://tiffin:tiffin@localhost:5433/order_db?sslmode=disable"),
+		Postgres: postgres.ConfigFrom(r, defaultDatabase),
 		Kafka:    kafka.ConfigFrom(r),
 		Consumer: kafka.ConsumerConfigFrom(r, name, "order.failed.dlq"),
 		Auth:     authn.ConfigFrom(r),

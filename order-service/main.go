@@ -12,6 +12,7 @@ import (
 	"github.com/tiffin-platform/tiffin/order-service/internal/api"
 	"github.com/tiffin-platform/tiffin/order-service/internal/order"
 	"github.com/tiffin-platform/tiffin/pkg/authn"
+	"github.com/tiffin-platform/tiffin/pkg/deadletter"
 	"github.com/tiffin-platform/tiffin/pkg/httpx"
 	"github.com/tiffin-platform/tiffin/pkg/kafka"
 	"github.com/tiffin-platform/tiffin/pkg/obs"
@@ -20,7 +21,9 @@ import (
 	"github.com/tiffin-platform/tiffin/pkg/service"
 )
 
-func main() { service.Main(name, adminAddr, run) }
+func main() {
+	service.Main(name, adminAddr, run, deadletter.SubCommand(name, defaultDatabase))
+}
 
 func run(ctx context.Context, getenv func(string) string, stdout io.Writer) error {
 	cfg, err := loadConfig(getenv)
@@ -55,6 +58,7 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 		return err
 	}
 	defer client.Close()
+	o.Admin.Mount("/dlq", deadletter.NewStore(db, name).Routes())
 	relay := outbox.NewRelay(db, client, outbox.RelayConfig{}, o.Log, o.Registry)
 	orders := order.NewService(db, cfg.PaymentDeadline, o.Log, time.Now)
 	consumer, err := kafka.NewConsumer(cfg.Kafka, cfg.Consumer, db, o.Log, o.Registry, api.Subscriptions(orders)...)
