@@ -53,11 +53,15 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 	if len(rest) > 1 && rest[1] == "-v" {
 		*verbose, rest = true, append(rest[:1], rest[2:]...)
 	}
-	if most := map[string]int{"rows": 2, "broker": 3}[command]; len(rest) > max(1, most) {
-		return fmt.Errorf("unexpected argument %q; %s", rest[max(1, most)], usage)
-	}
 	if command == "broker" {
 		return serveBroker(ctx, rest[1:], out)
+	}
+	most := 1
+	if command == "rows" {
+		most = 2
+	}
+	if len(rest) > most {
+		return fmt.Errorf("unexpected argument %q; %s", rest[most], usage)
 	}
 	opts, err := runner.OptionsFrom(getenv)
 	if err != nil {
