@@ -96,3 +96,8 @@ func TestBadMigrationIsNamed(t *testing.T) {
 	})
 	require.ErrorContains(t, err, "tabel")
 }
+
+func TestMessagingMigrationsCanBeTakenBack(t *testing.T) {
+	t.Parallel()
+	DownAndUp(t, nil)
+}
