@@ -48,7 +48,7 @@ func Main(name, adminAddr string, run RunFunc, commands ...Command) {
 // was told to stop is no failure.
 func Ended(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // a clean end
 	}
 	return err
 }
