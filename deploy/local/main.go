@@ -95,14 +95,18 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 
 // serveBroker is how the runner starts the embedded broker as a process of its own.
 func serveBroker(ctx context.Context, args []string, out io.Writer) error {
-	if len(args) != 2 {
-		return errors.New("usage: local broker <data directory> <port>")
+	if len(args) != 3 {
+		return errors.New("usage: local broker <data directory> <port> <port for clients>")
 	}
 	port, err := strconv.Atoi(args[1])
 	if err != nil {
 		return fmt.Errorf("port: %w", err)
 	}
-	return broker.Run(ctx, args[0], port, out)
+	clients, err := strconv.Atoi(args[2])
+	if err != nil {
+		return fmt.Errorf("port for clients: %w", err)
+	}
+	return broker.Run(ctx, args[0], port, clients, out)
 }
 
 // stay runs the platform until it is interrupted or fails.

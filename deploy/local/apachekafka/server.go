@@ -4,6 +4,7 @@ package apachekafka
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -29,6 +30,7 @@ type Server struct {
 	Install              Install
 	Dir                  string
 	Port, ControllerPort int
+	ClientPort           int // the port that clients are told to connect to; 0 is Port
 }
 
 // Broker timeouts are short so that a killed node may come back within
@@ -39,7 +41,7 @@ node.id=1
 controller.quorum.voters=1@127.0.0.1:%[2]d
 controller.listener.names=CONTROLLER
 listeners=PLAINTEXT://127.0.0.1:%[1]d,CONTROLLER://127.0.0.1:%[2]d
-advertised.listeners=PLAINTEXT://127.0.0.1:%[1]d
+advertised.listeners=PLAINTEXT://127.0.0.1:%[4]d
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs=%[3]s
 auto.create.topics.enable=false
@@ -75,7 +77,7 @@ func (s Server) start(ctx context.Context, out io.Writer, jvm ...string) (*proc.
 	if err := os.MkdirAll(s.Dir, 0o755); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(file, fmt.Appendf(nil, properties, s.Port, s.ControllerPort, logs), 0o600); err != nil {
+	if err := os.WriteFile(file, fmt.Appendf(nil, properties, s.Port, s.ControllerPort, logs, cmp.Or(s.ClientPort, s.Port)), 0o600); err != nil {
 		return nil, err
 	}
 	if _, err := os.Stat(filepath.Join(logs, "meta.properties")); err != nil {

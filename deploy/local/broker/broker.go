@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"syscall"
 	"time"
@@ -41,11 +42,17 @@ func Topics() []string {
 	return topics
 }
 
-// Run serves on 127.0.0.1:port with its data in dir until ctx ends.
-func Run(ctx context.Context, dir string, port int, out io.Writer) error {
+// Run serves on 127.0.0.1:port with its data in dir until ctx ends. Clients are
+// told to connect to the port named clients, where something may stand between.
+func Run(ctx context.Context, dir string, port, clients int, out io.Writer) error {
 	log := slog.New(slog.NewTextHandler(out, nil))
 	cluster, err := kfake.NewCluster(
 		kfake.NumBrokers(1), kfake.Ports(port), kfake.DataDir(dir), kfake.ClusterID("tiffin-local"),
+		kfake.ListenFn(func(network, address string) (net.Listener, error) {
+			var lc net.ListenConfig
+			l, err := lc.Listen(ctx, network, address)
+			return advertised{l, clients}, err
+		}),
 		kfake.DefaultNumPartitions(Partitions),
 		// A client that was killed must not keep its partitions for long.
 		kfake.GroupMinSessionTimeout(time.Second),
@@ -57,7 +64,7 @@ func Run(ctx context.Context, dir string, port int, out io.Writer) error {
 	defer cluster.Close()
 	// Topics that a client's request created are lost with kill -9; those that
 	// were created explicitly are not.
-	cfg := kafka.Config{Brokers: cluster.ListenAddrs(), Partitions: Partitions, Replication: 1}
+	cfg := kafka.Config{Brokers: []string{fmt.Sprintf("127.0.0.1:%d", clients)}, Partitions: Partitions, Replication: 1}
 	client, err := kgo.NewClient(kgo.SeedBrokers(cfg.Brokers...))
 	if err != nil {
 		return err
@@ -80,6 +87,16 @@ func Run(ctx context.Context, dir string, port int, out io.Writer) error {
 		}
 	}
 }
+
+// advertised is a listener that claims another port: the broker names it to
+// its clients.
+type advertised struct {
+	net.Listener
+	port int
+}
+
+// Addr is where clients are to connect.
+func (l advertised) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: l.port} }
 
 func explain(err error, dir string, port int) error {
 	switch {

@@ -21,7 +21,7 @@ func serve(t *testing.T, dir string, port int) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Run(ctx, dir, port, io.Discard) }()
+	go func() { done <- Run(ctx, dir, port, port, io.Discard) }()
 	return func() {
 		cancel()
 		require.NoError(t, <-done)
@@ -72,6 +72,25 @@ func TestBusyPortIsNamed(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, l.Close()) }()
 	port := l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // a TCP listener
-	err = Run(t.Context(), t.TempDir(), port, io.Discard)
+	err = Run(t.Context(), t.TempDir(), port, port, io.Discard)
 	require.ErrorContains(t, err, "port "+strconv.Itoa(port)+" is taken by another program")
+}
+
+func TestClientsAreToldAnotherPort(t *testing.T) {
+	t.Parallel()
+	port, between := freePort(t), freePort(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	// Nothing listens between: the topics cannot be made, and clients that ask
+	// are sent there.
+	go func() { done <- Run(ctx, t.TempDir(), port, between, io.Discard) }()
+	client, err := kgo.NewClient(kgo.SeedBrokers("127.0.0.1:" + strconv.Itoa(port)))
+	require.NoError(t, err)
+	defer client.Close()
+	require.Eventually(t, func() bool {
+		brokers, err := kadm.NewClient(client).ListBrokers(t.Context())
+		return err == nil && len(brokers) == 1 && int(brokers[0].Port) == between
+	}, 20*time.Second, 10*time.Millisecond)
+	cancel()
+	require.ErrorIs(t, <-done, context.Canceled)
 }

@@ -6,6 +6,7 @@
 package runner
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -44,7 +45,12 @@ type Options struct {
 	NoRestart bool
 	// Verbose shows every line of every part, not only warnings and errors.
 	Verbose bool
-	// Env is set for every service, ServiceEnv for one, over everything else.
+	// BrokerAt is the port on which clients reach the broker, its own by default.
+	// The broker names it to them, so that all of their connections may go
+	// through something that listens there.
+	BrokerAt int
+	// Env is set for every service, ServiceEnv for one, over everything else; its
+	// keys are services, or single replicas (order-service-2).
 	Env        map[string]string
 	ServiceEnv map[string]map[string]string
 	// Out gets the progress; nil discards it.
@@ -176,8 +182,22 @@ func instance(name string, n int) string {
 // GatewayURL is where the platform is reached.
 func (o Options) GatewayURL() string { return local(o.port("gateway")) }
 
+// GatewayURLs are the addresses of all replicas of the gateway.
+func (o Options) GatewayURLs() []string {
+	var urls []string
+	for n := range max(1, o.Replicas) {
+		urls = append(urls, local(o.port("gateway")+n*secondReplica))
+	}
+	return urls
+}
+
 // Brokers are the Kafka addresses.
-func (o Options) Brokers() []string { return []string{fmt.Sprintf("localhost:%d", o.port(kafkaPart))} }
+func (o Options) Brokers() []string { return []string{fmt.Sprintf("localhost:%d", o.brokerAt())} }
+
+func (o Options) brokerAt() int { return cmp.Or(o.BrokerAt, o.port(kafkaPart)) }
+
+// BrokerPort is the port that the broker itself listens on.
+func (o Options) BrokerPort() int { return o.port(kafkaPart) }
 
 // DatabaseURL returns the connection URL of a service's database.
 func (o Options) DatabaseURL(serviceName string) string {

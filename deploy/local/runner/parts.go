@@ -87,7 +87,7 @@ func embeddedBroker(o Options, p prepared) supervise.Part {
 	return supervise.Part{
 		Name: kafkaPart,
 		Start: func(_ context.Context, out io.Writer) (*proc.Process, error) {
-			cmd := exec.Command(filepath.Join(p.bin, runnerBinary), "broker", data, strconv.Itoa(o.port(kafkaPart)))
+			cmd := exec.Command(filepath.Join(p.bin, runnerBinary), "broker", data, strconv.Itoa(o.port(kafkaPart)), strconv.Itoa(o.brokerAt()))
 			return startBound(o, kafkaPart, cmd, data, out, syscall.SIGTERM)
 		},
 		Ready: func(ctx context.Context) error { return pingBroker(ctx, o.Brokers()) },
@@ -97,6 +97,7 @@ func embeddedBroker(o Options, p prepared) supervise.Part {
 func realKafka(o Options, p prepared) supervise.Part {
 	server := apachekafka.Server{
 		Install: p.kafka, Dir: filepath.Join(o.Dir, "kafka-"+apachekafka.Version), Port: o.port(kafkaPart), ControllerPort: o.admin(kafkaPart),
+		ClientPort: o.brokerAt(),
 	}
 	return supervise.Part{
 		Name: kafkaPart,
@@ -193,6 +194,7 @@ func serviceEnv(o Options, s service, n int) []string {
 	}
 	maps.Copy(set, o.Env)
 	maps.Copy(set, o.ServiceEnv[s.name])
+	maps.Copy(set, o.ServiceEnv[instance(s.name, n)])
 	var list []string
 	for _, name := range slices.Sorted(maps.Keys(set)) {
 		list = append(list, name+"="+set[name])

@@ -185,3 +185,26 @@ func TestStrayOfAnEarlierRunIsStopped(t *testing.T) {
 func startSleeper() (*proc.Process, error) {
 	return proc.Start(exec.Command("sleep", "602"), syscall.SIGKILL)
 }
+
+func TestOneReplicaCanBeToldApart(t *testing.T) {
+	t.Parallel()
+	o := options(t, map[string]string{"REPLICAS": "2"})
+	o.ServiceEnv = map[string]map[string]string{"order-service": {"LOG_LEVEL": "warn"}, "order-service-2": {"LOG_LEVEL": "debug"}}
+	require.Equal(t, "warn", environment(o, "order-service")["LOG_LEVEL"])
+	for _, s := range services {
+		if s.name == "order-service" {
+			require.Contains(t, serviceEnv(o, s, 1), "LOG_LEVEL=debug")
+		}
+	}
+	require.Equal(t, []string{"http://localhost:5000", "http://localhost:6000"}, o.GatewayURLs())
+}
+
+func TestClientsCanBeSentToTheBrokerThroughAnotherPort(t *testing.T) {
+	t.Parallel()
+	o := options(t, nil)
+	require.Equal(t, []string{"localhost:9092"}, o.Brokers())
+	o.BrokerAt = 19092
+	require.Equal(t, []string{"localhost:19092"}, o.Brokers())
+	require.Equal(t, 9092, o.BrokerPort())
+	require.Equal(t, "localhost:19092", environment(o, "gateway")["KAFKA_BROKERS"])
+}
