@@ -135,7 +135,7 @@ func TestDatabaseDownAtStartIsWaitedFor(t *testing.T) {
 	require.NoError(t, err)
 	resp.Body.Close()
 	require.Equal(t, 200, resp.StatusCode)
-	require.Eventually(t, func() bool { return strings.Contains(s.Logs(), "nothing listens there") }, 20*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(s.Logs(), "nothing listens there") }, time.Minute, 20*time.Millisecond)
 }
 
 func TestWrongSettingsAreAllNamed(t *testing.T) {

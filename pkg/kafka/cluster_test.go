@@ -148,7 +148,7 @@ func TestPartitionThatStandsStillHoldsUpNobody(t *testing.T) {
 func TestHotKeyMakesItsPartitionWait(t *testing.T) {
 	r := setup(t)
 	r.cc.ParkedLimit, r.cc.BatchRecords = 10, 5
-	r.cc.RetryDelays = []time.Duration{time.Second, time.Second, time.Second}
+	r.cc.RetryDelays = []time.Duration{3 * time.Second, time.Second, time.Second}
 	r.cc.WatchInterval = 5 * time.Millisecond
 	id := uuid.New()
 	sub, _ := failing(2, fmt.Errorf("hm"), "0")

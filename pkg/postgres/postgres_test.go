@@ -94,7 +94,7 @@ func TestMigrateWaitsForDatabase(t *testing.T) {
 	go func() {
 		done <- postgres.MigrateWait(context.Background(), open(t, missing), nil, slog.New(slog.NewTextHandler(log, nil)))
 	}()
-	require.Eventually(t, func() bool { return strings.Contains(log.String(), "create it (create database") }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "create it (create database") }, time.Minute, 5*time.Millisecond)
 	name := open(t, missing).Config().ConnConfig.Database
 	_, err := admin.Exec(t.Context(), `create database `+name)
 	require.NoError(t, err)

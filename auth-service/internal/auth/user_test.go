@@ -107,7 +107,7 @@ func TestHasherBoundsWhatRunsAndWhatWaits(t *testing.T) {
 			results <- err
 		}()
 	}
-	require.Eventually(t, func() bool { return h.waiting.Load() == hashQueue }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return h.waiting.Load() == hashQueue }, time.Minute, time.Millisecond)
 	_, err = h.acquire(t.Context())
 	require.Equal(t, errs.Unavailable, errs.KindOf(err))
 	release()
