@@ -55,7 +55,7 @@ func Closed(ctx context.Context, t Target, conns int, d time.Duration) (*Outcome
 				errs[i] = err
 				return
 			}
-			defer c.Close()
+			defer func() { _ = c.Close() }()
 			for ctx.Err() == nil {
 				sent := time.Now()
 				if sent.After(end) {
@@ -215,7 +215,7 @@ func Serve(l net.Listener, answer []byte) error {
 			return err
 		}
 		go func() {
-			defer c.Close()
+			defer func() { _ = c.Close() }()
 			in := bufio.NewReaderSize(c, 8<<10)
 			for {
 				line, err := in.ReadSlice('\n')

@@ -195,7 +195,7 @@ func background(ctx context.Context, f func(context.Context) error) (stop func()
 	}
 }
 
-// ratioTo adds a row per case, with the figure's median, spread and its ratio
+// rows adds a row per case, with the figure's median, spread and its ratio
 // to the reference.
 func rows(t *measure.Table, s measure.Series, figure, reference string, cases []measure.Case) {
 	ref := s.Median(reference, figure)

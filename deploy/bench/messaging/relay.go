@@ -4,6 +4,7 @@ package messaging
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"time"
 
@@ -98,6 +99,13 @@ func (b *bench) drain(ctx context.Context, pool *pgxpool.Pool, topic string, run
 	took := time.Since(began)
 	if stopErr := stop(); err == nil {
 		err = stopErr
+	}
+	if err == nil {
+		// Nothing failed, so nothing may have been sent twice.
+		var n int
+		if n, err = b.written(ctx, topic); err == nil && n != b.o.Backlog {
+			err = fmt.Errorf("%d records of %d events", n, b.o.Backlog)
+		}
 	}
 	return measure.Result{"events/s": float64(b.o.Backlog) / took.Seconds()}, err
 }

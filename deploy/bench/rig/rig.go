@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tiffin-platform/tiffin/deploy/bench/measure"
@@ -30,7 +29,7 @@ import (
 	"github.com/tiffin-platform/tiffin/pkg/proc"
 )
 
-// Settings of the server: durable (fsync, synchronous_commit and full_page_writes
+// settings of the server: durable (fsync, synchronous_commit and full_page_writes
 // are PostgreSQL's defaults, on), with memory and WAL so that neither checkpoints
 // nor evictions decide what is compared. The same for every candidate.
 var settings = map[string]string{
@@ -67,7 +66,7 @@ func ServeBroker(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("port: %w", err)
 	}
-	return broker.Run(ctx, args[0], port, os.Stderr)
+	return broker.Run(ctx, args[0], port, port, os.Stderr)
 }
 
 // Start starts both. realKafka takes Apache Kafka instead of the embedded
@@ -165,11 +164,8 @@ func (r *Rig) Stop() {
 	_ = os.RemoveAll(r.dir)
 }
 
-// PostgresPid and BrokerPid are the processes, for their use of the processor.
+// PostgresPid is the server's process, for its use of the processor.
 func (r *Rig) PostgresPid() int { return r.server.Pid() }
-
-// BrokerPid is the broker's process.
-func (r *Rig) BrokerPid() int { return r.broker.Pid() }
 
 // Name returns a name that was not used before, for a topic or a group.
 func (r *Rig) Name(prefix string) string { return prefix + "-" + strconv.FormatInt(r.names.Add(1), 10) }
@@ -199,13 +195,6 @@ func (r *Rig) admin(ctx context.Context, sql string) error {
 		return fmt.Errorf("%s: %w", sql, err)
 	}
 	return nil
-}
-
-// Commits returns how many transactions the server has committed in the
-// database of pool so far. Sessions report them within a second.
-func Commits(ctx context.Context, pool *pgxpool.Pool) (n int64, err error) {
-	err = pool.QueryRow(ctx, `select xact_commit from pg_stat_database where datname = current_database()`).Scan(&n)
-	return n, err
 }
 
 func freePorts(n int) ([]int, error) {
