@@ -21,10 +21,12 @@ func TestBadOrdersAreRefusedAndStoreNothing(t *testing.T) {
 	item := r.item(t, true).ID
 	var foreign string
 	for _, other := range decode[list[restaurant]](t, c.do("GET", "/restaurants", nil), http.StatusOK).Items {
-		if other.ID != r.ID {
-			foreign = decode[restaurant](t, c.do("GET", "/restaurants/"+other.ID, nil), http.StatusOK).Menu[0].ID
+		menu := decode[restaurant](t, c.do("GET", "/restaurants/"+other.ID, nil), http.StatusOK).Menu
+		if other.ID != r.ID && len(menu) > 0 {
+			foreign = menu[0].ID
 		}
 	}
+	require.NotEmpty(t, foreign, "another restaurant with a menu")
 	closed := decode[restaurant](t, admin(t).do("POST", "/admin/restaurants", map[string]any{"name": "Closed " + uuid.NewString(), "cuisine": "none", "address": "1 Nowhere", "open": false, "currency": "EUR"}), http.StatusCreated)
 
 	items := func(list ...map[string]any) func(map[string]any) {

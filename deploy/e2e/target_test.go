@@ -158,6 +158,9 @@ func holdsByAPI(t testing.TB, orders []string) {
 	for _, id := range orders {
 		eventually(t, "order "+id+" and its payment to agree", func() string {
 			o, p := c.order(id), c.payments(id)
+			if len(p) == 0 && o.Status == "cancelled" {
+				return "" // so early that its payment never began; the API shows none
+			}
 			if len(p) != 1 {
 				return fmt.Sprintf("%d payments", len(p))
 			}
