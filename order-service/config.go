@@ -42,8 +42,9 @@ func loadConfig(getenv func(string) string) (Config, error) {
 		Auth:     authn.ConfigFrom(r),
 
 		PaymentDeadline: r.Duration("ORDER_PAYMENT_DEADLINE", 10*time.Minute, time.Second, 30*24*time.Hour),
-		SeedDemoData:    r.Bool("SEED_DEMO_DATA", false),
 	}
+	// Who runs the service by hand, with no settings, finds something to order.
+	cfg.SeedDemoData = r.Bool("SEED_DEMO_DATA", cfg.Postgres.URL == defaultDatabase)
 	return cfg, r.Err()
 }
 

@@ -250,6 +250,12 @@ func TestEveryWrongSettingIsTold(t *testing.T) {
 	}
 	cfg, err := loadConfig(func(string) string { return "" })
 	require.NoError(t, err)
+	require.True(t, cfg.SeedDemoData, "with no settings there is something to order")
+	elsewhere, err := loadConfig(func(name string) string {
+		return map[string]string{"DATABASE_URL": "postgres://db/order_db"}[name]
+	})
+	require.NoError(t, err)
+	require.False(t, elsewhere.SeedDemoData)
 	require.Equal(t, ":5002", cfg.HTTPAddr)
 	require.Greater(t, cfg.PaymentDeadline, cfg.retryTime(), "an order outlives all retries of its payment")
 }
