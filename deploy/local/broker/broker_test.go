@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"strconv"
@@ -24,7 +25,10 @@ func serve(t *testing.T, dir string, port int) (stop func()) {
 	go func() { done <- Run(ctx, dir, port, port, io.Discard) }()
 	return func() {
 		cancel()
-		require.NoError(t, <-done)
+		// It may be told while it still makes sure of its last topic.
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			require.NoError(t, err)
+		}
 	}
 }
 
@@ -39,7 +43,7 @@ func freePort(t *testing.T) int {
 func TestTopicsExistAndRecordsSurviveARestart(t *testing.T) {
 	t.Parallel()
 	dir, port := t.TempDir(), freePort(t)
-	client, err := kgo.NewClient(kgo.SeedBrokers("127.0.0.1:"+strconv.Itoa(port)), kgo.DefaultProduceTopic("order.created"), kgo.RetryTimeout(20*time.Second))
+	client, err := kgo.NewClient(kgo.SeedBrokers("127.0.0.1:"+strconv.Itoa(port)), kgo.DefaultProduceTopic("order.created"), kgo.RetryTimeout(time.Minute))
 	require.NoError(t, err)
 	defer client.Close()
 	stop := serve(t, dir, port)
@@ -47,7 +51,7 @@ func TestTopicsExistAndRecordsSurviveARestart(t *testing.T) {
 	require.Eventually(t, func() bool {
 		topics, err = kadm.NewClient(client).ListTopics(t.Context())
 		return err == nil && len(topics) == len(Topics())
-	}, 20*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 	for _, name := range Topics() {
 		require.Len(t, topics[name].Partitions, Partitions, name)
 	}
@@ -63,7 +67,7 @@ func TestTopicsExistAndRecordsSurviveARestart(t *testing.T) {
 		total := int64(0)
 		ends.Each(func(o kadm.ListedOffset) { total += max(0, o.Offset) })
 		return err == nil && total == 1
-	}, 20*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 }
 
 func TestBusyPortIsNamed(t *testing.T) {
@@ -90,7 +94,7 @@ func TestClientsAreToldAnotherPort(t *testing.T) {
 	require.Eventually(t, func() bool {
 		brokers, err := kadm.NewClient(client).ListBrokers(t.Context())
 		return err == nil && len(brokers) == 1 && int(brokers[0].Port) == between
-	}, 20*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 	cancel()
 	require.ErrorIs(t, <-done, context.Canceled)
 }
