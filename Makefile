@@ -52,7 +52,7 @@ vet: ## go vet, tidy modules, formatted files
 	$(call each,$(ALL_MODULES),go mod tidy -diff)
 	@test -z "$$(gofmt -l $(MODULES))" || { gofmt -l $(MODULES); echo 'run make fmt'; exit 1; }
 lint: ## golangci-lint
-	$(call each,$(MODULES),go tool -modfile=$(CURDIR)/deploy/tools/go.mod golangci-lint run --build-tags e2e --config $(CURDIR)/.golangci.yml ./...)
+	$(call each,$(MODULES),go tool -modfile=$(CURDIR)/deploy/tools/go.mod golangci-lint run --allow-parallel-runners --build-tags e2e --config $(CURDIR)/.golangci.yml ./...)
 vulncheck: ## known vulnerabilities in what is used
 	$(call each,$(MODULES),go tool -modfile=$(CURDIR)/deploy/tools/go.mod govulncheck ./...)
 fmt: ## format
