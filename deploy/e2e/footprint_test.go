@@ -32,14 +32,23 @@ func pss(t *testing.T, pid int) int {
 	return 0
 }
 
-// It runs first: the platform is idle then.
-func TestAAFiveIdleServicesAreSmallAndStartFast(t *testing.T) {
+// Each service is started anew on its migrated database, and all are measured
+// with nothing to do. After load the collector gives memory back within minutes.
+func TestFiveIdleServicesAreSmallAndStartFast(t *testing.T) {
 	if !local(t) {
 		return
 	}
 	if _, err := os.Stat("/proc/self/smaps_rollup"); err != nil {
 		t.Log("this system does not tell a process's share of memory")
 		return
+	}
+	for _, s := range fiveServices {
+		require.NoError(t, target.platform.StopPart(s))
+		begin := time.Now()
+		require.NoError(t, target.platform.StartPart(t.Context(), s))
+		took := time.Since(begin)
+		t.Logf("%s ready after %s", s, took)
+		require.Less(t, took, time.Second)
 	}
 	eventually(t, "five services in 150 MiB", func() string {
 		total := 0
@@ -56,12 +65,4 @@ func TestAAFiveIdleServicesAreSmallAndStartFast(t *testing.T) {
 		t.Log(found)
 		return ""
 	})
-	for _, s := range fiveServices {
-		require.NoError(t, target.platform.StopPart(s))
-		begin := time.Now()
-		require.NoError(t, target.platform.StartPart(t.Context(), s))
-		took := time.Since(begin)
-		t.Logf("%s ready after %s", s, took)
-		require.Less(t, took, time.Second)
-	}
 }
