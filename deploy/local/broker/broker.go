@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -69,12 +70,19 @@ func Run(ctx context.Context, dir string, port, clients int, out io.Writer) erro
 	if err != nil {
 		return err
 	}
-	err = kafka.EnsureTopics(ctx, client, cfg, Topics()...)
-	client.Close()
-	if err != nil {
+	defer client.Close()
+	ghosts := newGhosts(cluster, client)
+	if err := kafka.EnsureTopics(ctx, client, cfg, Topics()...); err != nil {
 		return err
 	}
 	log.InfoContext(ctx, "broker listening", "addr", cfg.Brokers[0], "data", dir, "topics", len(Topics()))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		ghosts.run(ctx, func(group, member string, err error) {
+			log.WarnContext(ctx, "a silent member was removed", "group", group, "member", member, "error", err)
+		})
+	})
 	// kfake applies retention by itself only until its first restart.
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
