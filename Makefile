@@ -41,6 +41,8 @@ test: ## all tests
 	$(call each,$(MODULES),go test ./...)
 e2e: ## black-box tests through :5000; TARGET=local, compose or a URL
 	cd deploy && GOWORK=off TARGET=$(TARGET) go test -tags e2e -count=1 -parallel 8 -timeout 20m ./e2e/
+chaos: ## break everything under load, by SEED=; DURATION=20s, SEEDS=20, RATE=40
+	@go -C deploy run ./chaos
 bench: ## measure: BENCH=messaging, saga, gateway or growth; QUICK=1, ARGS='-rounds 9'
 	cd deploy/bench && GOWORK=off go run . $(BENCH) $(ARGS)
 race: ## all tests under the race detector

@@ -82,10 +82,10 @@ func (c *checker) check(ctx context.Context, orders []*order) (*verdict, error) 
 	if err != nil {
 		return nil, err
 	}
-	v.problems = broken
 	if err := c.quiet(ctx, v); err != nil {
 		return nil, err
 	}
+	v.problems = append(v.problems, broken...)
 	for _, look := range []func(context.Context, *verdict, []*order) error{c.outcomes, c.timelines, c.letters, c.topics, c.notifications} {
 		if err := look(ctx, v, orders); err != nil {
 			return nil, err
