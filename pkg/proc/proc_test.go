@@ -106,6 +106,8 @@ func TestStopStray(t *testing.T) {
 	t.Parallel()
 	p, err := Start(exec.Command("sleep", "601"), syscall.SIGKILL)
 	require.NoError(t, err)
+	// The kernel wakes the parent of a vfork before it has set the child's arguments.
+	require.Eventually(t, func() bool { return CommandLine(p.Pid()) == "sleep 601" }, time.Minute, time.Millisecond)
 	require.False(t, StopStray(p.Pid(), "another program", syscall.SIGTERM, time.Second), "the id was used again")
 	require.True(t, Alive(p.Pid()))
 	require.True(t, StopStray(p.Pid(), "sleep 601", syscall.SIGTERM, time.Second))

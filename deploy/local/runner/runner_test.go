@@ -168,6 +168,8 @@ func TestStrayOfAnEarlierRunIsStopped(t *testing.T) {
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "run"), 0o700))
 	stray, err := startSleeper()
 	require.NoError(t, err)
+	// The kernel wakes the parent of a vfork before it has set the child's arguments.
+	require.Eventually(t, func() bool { return proc.CommandLine(stray.Pid()) == "sleep 602" }, time.Minute, time.Millisecond)
 	o := Options{Dir: dir}
 	writePid(o, "order-service", stray.Pid(), "sleep 602")
 	writePid(o, "gateway", os.Getpid(), "sleep 602") // used again by another program
