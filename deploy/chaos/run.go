@@ -92,6 +92,8 @@ func runSeed(ctx context.Context, s settings, seed uint64, live io.Writer) (res 
 	life, end := context.WithCancel(ctx)
 	opts := s.platform
 	opts.Dir = dir
+	opts.Env = maps.Clone(opts.Env)
+	opts.Env["ORDER_PAYMENT_DEADLINE"] = deadline(seed)
 	w, err := openWays(life, &opts)
 	if err != nil {
 		end()
