@@ -20,6 +20,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -117,6 +118,16 @@ func runSaga(ctx context.Context, s settings, args []string) error {
 	s.flags.IntVar(&o.Clients, "clients", 48, "clients of a run at saturation")
 	s.flags.IntVar(&o.Users, "users", pick(s, 40, 8), "customers, each with an open stream of notifications")
 	s.flags.DurationVar(&o.Open, "open", pick(s, 15*time.Second, 3*time.Second), "length of an open-loop run")
+	s.flags.Func("rates", "orders per second of the open loops, comma separated (default half and four fifths of saturation)", func(text string) error {
+		for part := range strings.SplitSeq(text, ",") {
+			rate, err := strconv.ParseFloat(part, 64)
+			if err != nil || rate <= 0 {
+				return fmt.Errorf("%q is no rate", part)
+			}
+			o.Rates = append(o.Rates, rate)
+		}
+		return nil
+	})
 	offset := s.flags.Int("port-offset", 13000, "added to every port of the platform, so that it runs beside another")
 	if err := s.flags.Parse(args); err != nil {
 		return err

@@ -283,7 +283,10 @@ func (c *crowd) closedLoop(ctx context.Context, n, clients int) ([]string, error
 }
 
 // timing is what an open loop measures.
-type timing struct{ post, done measure.Latencies }
+type timing struct {
+	post, done measure.Latencies
+	ids        []string
+}
 
 func (c *crowd) openLoop(ctx context.Context, rate float64, n int) (*timing, error) {
 	var t timing
@@ -315,9 +318,10 @@ func (c *crowd) settle(ctx context.Context, t *timing, n int) error {
 		}
 		broken := c.broken
 		if ended >= n && broken == nil {
-			for _, s := range c.orders {
+			for id, s := range c.orders {
 				if t != nil {
 					t.done.Add(s.ended.Sub(s.due))
+					t.ids = append(t.ids, id)
 				}
 			}
 			clear(c.orders)

@@ -22,6 +22,9 @@ import (
 type Options struct {
 	Rounds, Orders, Clients, Users int
 	Open                           time.Duration
+	// Rates of the open loops in orders per second; half and four fifths of
+	// the rate at saturation when empty.
+	Rates []float64
 }
 
 // bench is a running platform with its customers.
@@ -116,11 +119,14 @@ func (b *bench) measure(ctx context.Context, out io.Writer, say func(string, ...
 	t.Print(out)
 	b.byProcess(s, out)
 
+	rates := b.o.Rates
+	if len(rates) == 0 {
+		rates = []float64{0.5 * most, 0.8 * most}
+	}
 	var open []measure.Case
-	for _, share := range []float64{0.5, 0.8} {
-		rate := share * most
+	for _, rate := range rates {
 		open = append(open, measure.Case{
-			Name: fmt.Sprintf("%.0f %% of it, %s orders/s", 100*share, measure.Number(rate)),
+			Name: fmt.Sprintf("%s orders/s, %.0f %% of saturation", measure.Number(rate), 100*rate/most),
 			Run:  func(ctx context.Context) (measure.Result, error) { return b.paced(ctx, rate) },
 		})
 	}
@@ -128,16 +134,31 @@ func (b *bench) measure(ctx context.Context, out io.Writer, say func(string, ...
 	if err != nil {
 		return err
 	}
-	t = measure.Table{
+	b.atRates(s, open, out)
+	return nil
+}
+
+// atRates prints the latencies of the open loops and where they come from.
+func (b *bench) atRates(s measure.Series, open []measure.Case, out io.Writer) {
+	t := measure.Table{
 		Title:  fmt.Sprintf("Orders at a fixed rate for %s, open loop, ms from when each was due", b.o.Open),
 		Header: []string{"", "POST p50", "p99", "paid and notified p50", "p99"},
+	}
+	way := measure.Table{
+		Title:  "The way there, median ms since the order's transaction, by the rows' own clocks",
+		Header: append([]string{""}, stages...),
 	}
 	for _, c := range open {
 		t.Add(c.Name, measure.Number(s.Median(c.Name, "post p50")), measure.Number(s.Median(c.Name, "post p99")),
 			measure.Number(s.Median(c.Name, "done p50")), measure.Spread(s[c.Name]["done p99"]))
+		row := []string{c.Name}
+		for _, stage := range stages {
+			row = append(row, measure.Number(s.Median(c.Name, stage)))
+		}
+		way.Add(row...)
 	}
 	t.Print(out)
-	return nil
+	way.Print(out)
 }
 
 // byProcess prints where the processor time of an order goes.
@@ -189,10 +210,11 @@ func (b *bench) paced(ctx context.Context, rate float64) (measure.Result, error)
 	if err != nil {
 		return nil, err
 	}
-	return measure.Result{
+	result := measure.Result{
 		"post p50": l.post.Quantile(0.5), "post p99": l.post.Quantile(0.99),
 		"done p50": l.done.Quantile(0.5), "done p99": l.done.Quantile(0.99),
-	}, nil
+	}
+	return result, b.db.way(ctx, l.ids, result)
 }
 
 // use is what every part has used up to now.
