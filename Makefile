@@ -5,7 +5,8 @@ SERVICES    := gateway auth-service order-service payment-service notification-s
 MODULES     := pkg $(SERVICES) deploy $(wildcard deploy/bench)
 ALL_MODULES := $(MODULES) deploy/tools
 COMPOSE     ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
-LOCAL       := go -C deploy run ./local
+# make's own child: what ends make, ends it, which "go run" would keep from it.
+program      = go -C deploy build -o ../.tiffin/make/$(1) ./$(1) && exec .tiffin/make/$(1)
 TARGET      ?= local
 BENCH       ?= messaging
 each         = @set -e; for m in $(1); do echo "--- $$m"; (cd $$m && GOWORK=off $(2)); done
@@ -18,13 +19,13 @@ help: ## list the targets
 
 .PHONY: demo run rows clean-data
 demo: ## start everything and play a customer; ONCE=1 ends afterwards
-	@$(LOCAL) demo
+	@$(call program,local) demo
 run: ## start everything and stay up; SKIP=order-service, REPLICAS=2, KAFKA=real
-	@$(LOCAL) run
+	@$(call program,local) run
 rows: ## print an order's rows and records: make rows ORDER=<id>
-	@$(LOCAL) rows "$(ORDER)"
+	@$(call program,local) rows "$(ORDER)"
 clean-data: ## remove the local runner's data
-	@$(LOCAL) clean-data
+	@$(call program,local) clean-data
 
 .PHONY: up down reset
 up: ## build and start with Docker Compose
@@ -42,7 +43,7 @@ test: ## all tests
 e2e: ## black-box tests through :5000; TARGET=local, compose or a URL
 	cd deploy && GOWORK=off TARGET=$(TARGET) go test -tags e2e -count=1 -parallel 8 -timeout 20m ./e2e/
 chaos: ## break everything under load, by SEED=; DURATION=20s, SEEDS=20, RATE=40
-	@go -C deploy run ./chaos
+	@$(call program,chaos)
 bench: ## measure: BENCH=messaging, saga, gateway or growth; QUICK=1, ARGS='-rounds 9'
 	cd deploy/bench && GOWORK=off go run . $(BENCH) $(ARGS)
 race: ## all tests under the race detector

@@ -3,11 +3,14 @@
 package e2e
 
 import (
+	"bufio"
 	"fmt"
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -20,13 +23,9 @@ func TestTheDemoPlaysItsOrdersAndLeavesNoProcess(t *testing.T) {
 	if !local(t) {
 		return
 	}
-	opts, err := runner.OptionsFrom(os.Getenv)
-	require.NoError(t, err)
 	dir := t.TempDir()
 	demo := func() string {
-		cmd := exec.CommandContext(t.Context(), "make", "-C", "../..", "demo")
-		cmd.Env = append(os.Environ(), "ONCE=1", "REPLICAS=1", "TIFFIN_DIR="+dir, fmt.Sprintf("TIFFIN_PORT_OFFSET=%d", opts.PortOffset+3000))
-		out, err := cmd.CombinedOutput()
+		out, err := besides(t, dir, "demo", "ONCE=1").CombinedOutput()
 		require.NoError(t, err, string(out))
 		return string(out)
 	}
@@ -43,6 +42,54 @@ func TestTheDemoPlaysItsOrdersAndLeavesNoProcess(t *testing.T) {
 			require.Contains(t, second, id, "the second run lists the first one's orders")
 		}
 	}
-	left, err := exec.CommandContext(t.Context(), "pgrep", "-f", dir).Output()
-	require.Empty(t, string(left), "processes of the demo are left: %v", err)
+	require.Empty(t, processes(t, dir))
+}
+
+// `make run` that is ended by a signal to make alone, as a supervisor sends it,
+// stops everything in order too.
+func TestEndingMakeEndsEverything(t *testing.T) {
+	if !local(t) {
+		return
+	}
+	dir := t.TempDir()
+	cmd := besides(t, dir, "run")
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	lines := bufio.NewScanner(out)
+	running := false
+	for !running && lines.Scan() {
+		running = strings.HasPrefix(lines.Text(), "running; ")
+	}
+	require.True(t, running, "make run ended before everything ran")
+	require.NotEmpty(t, processes(t, dir))
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	patient := time.AfterFunc(patience, func() { out.Close() })
+	defer patient.Stop()
+	stopping := false
+	for lines.Scan() { // until nobody has the other end any more
+		stopping = stopping || lines.Text() == "stopping"
+	}
+	require.True(t, stopping)
+	require.Error(t, cmd.Wait(), "make was ended by a signal")
+	require.Empty(t, processes(t, dir))
+}
+
+// besides is a make target that runs beside the platform under test, in dir.
+func besides(t *testing.T, dir, target string, environ ...string) *exec.Cmd {
+	t.Helper()
+	opts, err := runner.OptionsFrom(os.Getenv)
+	require.NoError(t, err)
+	cmd := exec.CommandContext(t.Context(), "make", "-C", "../..", target)
+	cmd.Env = append(os.Environ(), "REPLICAS=1", "TIFFIN_DIR="+dir, fmt.Sprintf("TIFFIN_PORT_OFFSET=%d", opts.PortOffset+3000))
+	cmd.Env = append(cmd.Env, environ...)
+	t.Cleanup(func() { _ = exec.Command("pkill", "-f", dir).Run() }) // what a broken version left
+	return cmd
+}
+
+// processes lists those whose command line names dir.
+func processes(t *testing.T, dir string) string {
+	t.Helper()
+	found, _ := exec.CommandContext(t.Context(), "pgrep", "-a", "-f", dir).Output() // an error when there is none
+	return string(found)
 }
