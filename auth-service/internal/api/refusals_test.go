@@ -15,6 +15,7 @@ import (
 
 	"github.com/tiffin-platform/tiffin/auth-service/internal/api"
 	"github.com/tiffin-platform/tiffin/pkg/authn"
+	"github.com/tiffin-platform/tiffin/pkg/authn/authntest"
 )
 
 func TestBadInputIsRefusedAndNothingStored(t *testing.T) {
@@ -144,4 +145,15 @@ func TestOddUserAgentsAreStored(t *testing.T) {
 	require.NoError(t, err)
 	resp.Body.Close()
 	require.Equal(t, 200, resp.StatusCode)
+}
+
+func TestForgedTokensAreRefused(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	i := authntest.New(t)
+	log := slog.New(slog.DiscardHandler)
+	srv := httptest.NewServer(api.Routes(s.svc, s.keys, i.Verifier(), nil, log, prometheus.NewRegistry()))
+	t.Cleanup(srv.Close)
+	i.RequireRefused(t, srv.URL+"/auth/sessions")
+	i.RequireRefused(t, srv.URL+"/admin/users")
 }

@@ -380,3 +380,9 @@ func TestAStreamEndsWithItsToken(t *testing.T) {
 		require.Fail(t, "the stream outlives its token")
 	}
 }
+
+func TestForgedTokensAreRefused(t *testing.T) {
+	t.Parallel()
+	r, issuer := setup(t)
+	issuer.RequireRefused(t, r.base+"/notifications")
+}

@@ -180,3 +180,8 @@ func TestTopicsAreWhatIsEmitted(t *testing.T) {
 	t.Parallel()
 	require.ElementsMatch(t, []string{"payment.completed", "payment.failed", "payment.refund_requested", "payment.refunded"}, api.Topics())
 }
+
+func TestForgedTokensAreRefused(t *testing.T) {
+	w := setup(t)
+	w.issuer.RequireRefused(t, w.http+"/payments")
+}
