@@ -217,6 +217,47 @@ func TestUnknownKidIsFoundByOneFetchThatAllWaitFor(t *testing.T) {
 	require.EqualValues(t, 1, s.fetches.Load())
 }
 
+func TestASlowOldAnswerDoesNotUndoANewerOne(t *testing.T) {
+	t.Parallel()
+	i := authntest.New(t)
+	other, err := rsa.GenerateKey(rand.Reader, 2048)
+	require.NoError(t, err)
+	old, err := json.Marshal(authn.JWKS{Keys: []authn.JWK{authn.NewJWK("old", &other.PublicKey)}})
+	require.NoError(t, err)
+	now, err := json.Marshal(authn.JWKS{Keys: []authn.JWK{authn.NewJWK(authntest.KeyID, &i.Key.PublicKey)}})
+	require.NoError(t, err)
+	asked, release := make(chan struct{}), make(chan struct{})
+	var fetches atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if fetches.Add(1) > 1 {
+			_, _ = w.Write(now)
+			return
+		}
+		close(asked)
+		<-release
+		_, _ = w.Write(old)
+	}))
+	t.Cleanup(srv.Close)
+	reg := prometheus.NewRegistry()
+	v := authn.NewVerifier(authn.Config{JWKSURL: srv.URL, Issuer: authntest.TestIssuer, Audience: authntest.TestAudience, RefreshInterval: time.Hour, Cooldown: time.Hour},
+		authn.NewKeySet(), slog.New(slog.DiscardHandler), reg)
+	runVerifier(t, v)
+	<-asked
+	verified := make(chan error, 1)
+	go func() { _, err := v.Verify(context.Background(), i.Token(user, authn.Customer)); verified <- err }()
+	// The token's fetch waits for the slow one; if it did not, it would be done now.
+	select {
+	case err := <-verified:
+		verified <- err
+	case <-time.After(200 * time.Millisecond):
+	}
+	close(release)
+	require.NoError(t, <-verified)
+	require.Eventually(t, func() bool { return counter(t, reg, "tiffin_authn_jwks_fetches_total", "ok") == 2 }, time.Minute, time.Millisecond)
+	_, err = v.Verify(t.Context(), i.Token(user, authn.Customer))
+	require.NoError(t, err, "the old answer came last and counts")
+}
+
 func TestCooldownEnds(t *testing.T) {
 	t.Parallel()
 	i := authntest.New(t)

@@ -87,10 +87,15 @@ func (v *Verifier) fetchForUnknown(ctx context.Context) {
 	close(flight)
 }
 
+// fetch gets the keys. One at a time: of two, the answer that was given first
+// could come last and bring back a key that is gone.
 func (v *Verifier) fetch(ctx context.Context) error {
 	if v.cfg.JWKSURL == "" {
 		return nil
 	}
+	v.fetching.Lock()
+	defer v.fetching.Unlock()
+
 	err := v.fetchKeys(ctx)
 	result := "ok"
 	if err != nil {

@@ -81,6 +81,8 @@ type Verifier struct {
 	cache  *cache
 	client *http.Client
 
+	fetching sync.Mutex // held while keys are fetched, for a few seconds at most
+
 	mu       sync.Mutex
 	flight   chan struct{} // open while a fetch for an unknown kid runs
 	lastMiss time.Time     // when the last such fetch began

@@ -119,14 +119,14 @@ func TestRememberedTokenEndsWithItsTimeAndItsKey(t *testing.T) {
 		_, err = v.Verify(t.Context(), token)
 		require.NoError(t, err)
 	}
-	require.InDelta(t, 1, counter(t, reg, "verified"), 0)
-	require.InDelta(t, 2, counter(t, reg, "remembered"), 0)
+	require.InDelta(t, 1, counter(t, reg, tokens, "verified"), 0)
+	require.InDelta(t, 2, counter(t, reg, tokens, "remembered"), 0)
 
 	// The same key fetched again keeps the entry.
 	keys.Set(map[string]*rsa.PublicKey{authntest.KeyID: {N: i.Key.N, E: i.Key.E}})
 	_, err = v.Verify(t.Context(), token)
 	require.NoError(t, err)
-	require.InDelta(t, 3, counter(t, reg, "remembered"), 0)
+	require.InDelta(t, 3, counter(t, reg, tokens, "remembered"), 0)
 
 	// Another key under the kid, then no key: refused at once.
 	other, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -149,12 +149,14 @@ func TestRememberedTokenEndsWithItsTimeAndItsKey(t *testing.T) {
 	require.ErrorContains(t, err, "expired")
 }
 
-func counter(t *testing.T, reg *prometheus.Registry, result string) float64 {
+const tokens = "tiffin_authn_tokens_total"
+
+func counter(t *testing.T, reg *prometheus.Registry, name, result string) float64 {
 	t.Helper()
 	families, err := reg.Gather()
 	require.NoError(t, err)
 	for _, f := range families {
-		if f.GetName() != "tiffin_authn_tokens_total" {
+		if f.GetName() != name {
 			continue
 		}
 		for _, m := range f.GetMetric() {
