@@ -66,7 +66,7 @@ func ServeListener(ctx context.Context, l net.Listener, h http.Handler, log *slo
 	log.Info("http listening", "addr", l.Addr().String())
 	debug.FreeOSMemory() // what only the start needed: migrations, hashing, templates
 	stopping := make(chan struct{})
-	srv := NewServer(h, log, stopping)
+	srv := NewServer(closing(h), log, stopping)
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	select {
@@ -86,4 +86,17 @@ func ServeListener(ctx context.Context, l net.Listener, h http.Handler, log *slo
 		err = errors.Join(err, serveErr)
 	}
 	return err
+}
+
+// closing ends the connection after a request whose end two readers could see
+// in two places. net/http does not tell that a request in chunks had a
+// Content-Length as well, or one of HTTP/1.0 a Transfer-Encoding, and would go
+// on; RFC 9112 §6.1 wants the close.
+func closing(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(r.TransferEncoding) > 0 || !r.ProtoAtLeast(1, 1) {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/tiffin-platform/tiffin/auth-service/internal/api"
 	"github.com/tiffin-platform/tiffin/pkg/authn"
 	"github.com/tiffin-platform/tiffin/pkg/authn/authntest"
+	"github.com/tiffin-platform/tiffin/pkg/httpx/httpxtest"
 )
 
 func TestBadInputIsRefusedAndNothingStored(t *testing.T) {
@@ -156,4 +157,14 @@ func TestForgedTokensAreRefused(t *testing.T) {
 	t.Cleanup(srv.Close)
 	i.RequireRefused(t, srv.URL+"/auth/sessions")
 	i.RequireRefused(t, srv.URL+"/admin/users")
+}
+
+func TestNoPathLeadsAroundARole(t *testing.T) {
+	t.Parallel()
+	s := setup(t)
+	s.register("ann@example.com")
+	customer, _ := s.login("ann@example.com", "a good password")
+	addr := strings.TrimPrefix(s.url, "http://")
+	httpxtest.RequireNoWayAround(t, addr, customer, "/auth", "/admin/users")
+	httpxtest.RequireNoWayAround(t, addr, "", "/auth/login", "/auth/sessions")
 }

@@ -3,6 +3,7 @@ package edge
 import (
 	"net/url"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tiffin-platform/tiffin/pkg/errs"
 )
@@ -64,6 +65,10 @@ func canonicalPath(raw string) (string, error) {
 			i += 2
 		}
 		path = string(b)
+		// Overlong and broken UTF-8 is a dot or a slash to some decoders.
+		if decoded, err := url.PathUnescape(path); err != nil || !utf8.ValidString(decoded) {
+			return "", errs.New(errs.Malformed, "the path is not UTF-8")
+		}
 	}
 	segment := 0 // where the present one begins
 	for i := 1; i <= len(path); i++ {

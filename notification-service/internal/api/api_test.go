@@ -24,6 +24,7 @@ import (
 	"github.com/tiffin-platform/tiffin/pkg/authn"
 	"github.com/tiffin-platform/tiffin/pkg/authn/authntest"
 	"github.com/tiffin-platform/tiffin/pkg/event"
+	"github.com/tiffin-platform/tiffin/pkg/httpx/httpxtest"
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
 	"github.com/tiffin-platform/tiffin/pkg/pgtest"
 	"github.com/tiffin-platform/tiffin/pkg/postgres"
@@ -385,4 +386,10 @@ func TestForgedTokensAreRefused(t *testing.T) {
 	t.Parallel()
 	r, issuer := setup(t)
 	issuer.RequireRefused(t, r.base+"/notifications")
+}
+
+func TestNoPathLeadsAroundTheToken(t *testing.T) {
+	t.Parallel()
+	r, _ := setup(t)
+	httpxtest.RequireNoWayAround(t, strings.TrimPrefix(r.base, "http://"), "", "/nothing", "/notifications")
 }

@@ -310,9 +310,3 @@ func TestUnusualTextIsKept(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(read.body), &o))
 	require.Equal(t, notes, o.Notes)
 }
-
-func TestForgedTokensAreRefused(t *testing.T) {
-	t.Parallel()
-	w := setup(t)
-	w.issuer.RequireRefused(t, w.http+"/orders")
-}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/tiffin-platform/tiffin/pkg/authn"
 	"github.com/tiffin-platform/tiffin/pkg/authn/authntest"
 	"github.com/tiffin-platform/tiffin/pkg/event"
+	"github.com/tiffin-platform/tiffin/pkg/httpx/httpxtest"
 	"github.com/tiffin-platform/tiffin/pkg/kafka"
 	"github.com/tiffin-platform/tiffin/pkg/kafkatest"
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
@@ -184,4 +186,9 @@ func TestTopicsAreWhatIsEmitted(t *testing.T) {
 func TestForgedTokensAreRefused(t *testing.T) {
 	w := setup(t)
 	w.issuer.RequireRefused(t, w.http+"/payments")
+}
+
+func TestNoPathLeadsAroundTheToken(t *testing.T) {
+	w := setup(t)
+	httpxtest.RequireNoWayAround(t, strings.TrimPrefix(w.http, "http://"), "", "/nothing", "/payments")
 }
