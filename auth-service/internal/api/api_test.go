@@ -310,8 +310,11 @@ func TestAdminsManageUsers(t *testing.T) {
 	// The old token keeps the old role, the next one has the new.
 	require.Equal(t, 403, s.call("GET", "/admin/users", customer, "").status)
 	a = s.call("POST", "/auth/refresh", "", `{"refresh_token":"`+annRefresh+`"}`)
-	require.Equal(t, 200, s.call("GET", "/admin/users", a.json(t)["access_token"].(string), "").status)
+	next := a.json(t)["access_token"].(string)
+	require.Equal(t, 200, s.call("GET", "/admin/users", next, "").status)
 	require.Equal(t, 200, s.call("PUT", "/admin/users/"+me["id"].(string)+"/role", admin, `{"role":"Customer"}`).status)
+	require.Equal(t, 403, s.call("PUT", "/admin/users/"+me["id"].(string)+"/role", admin, `{"role":"Admin"}`).status, "not with the token of before")
+	admin = next
 
 	for body, status := range map[string]int{`{"role":"Root"}`: 422, `{"role":""}`: 422, `{}`: 422, `{"role":1}`: 400, `{"role":"Admin","x":1}`: 400, ``: 415} {
 		require.Equal(t, status, s.call("PUT", "/admin/users/"+ann+"/role", admin, body).status, body)

@@ -189,9 +189,12 @@ func (k *Keys) extend(ctx context.Context) ([]signingKey, error) {
 	return keys, err
 }
 
+// schedule sets when a key stops signing, and verifying: never sooner after it
+// than was planned, for AccessTTL may have been longer when its tokens were made.
 func (k *Keys) schedule(key *signingKey, until time.Time) {
+	tokens := max(k.cfg.AccessTTL+authn.Leeway, key.VerifyUntil.Sub(key.SignUntil))
 	key.SignUntil = until
-	key.VerifyUntil = until.Add(k.cfg.AccessTTL + authn.Leeway)
+	key.VerifyUntil = until.Add(tokens)
 }
 
 func (k *Keys) make() (signingKey, error) {

@@ -146,6 +146,30 @@ func TestPlannedRotationVoidsNoToken(t *testing.T) {
 	require.Equal(t, 2, f.count(t, `select count(*) from audit_log where kind = 'keys_rotated'`))
 }
 
+func TestTokensNeverOutliveTheirKey(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.register(t, "ann@example.com")
+	key, err := f.keys.signer()
+	require.NoError(t, err)
+	// The service was restarted with a longer AUTH_ACCESS_TTL than the key knows.
+	f.cfg.AccessTTL = 2 * time.Hour
+	f.clock.move(key.SignUntil.Sub(f.clock.now()) - time.Minute)
+	tokens := f.login(t, "ann@example.com")
+	p, err := f.verifier.Verify(t.Context(), tokens.Access)
+	require.NoError(t, err)
+	require.False(t, p.Expires.After(key.VerifyUntil))
+	require.InDelta(t, p.Expires.Sub(f.clock.now()).Seconds(), tokens.AccessExpires.Seconds(), 1, "and the client is told")
+
+	// A rotation by a command that knows a shorter one leaves the key in the JWKS
+	// until the last of its tokens has ended.
+	other := f.replica("")
+	other.cfg.AccessTTL = 10 * time.Second
+	_, _, err = other.Rotate(t.Context(), false)
+	require.NoError(t, err)
+	require.Equal(t, 1, f.count(t, `select count(*) from signing_keys where kid = $1 and verify_until - sign_until >= interval '15 minutes'`, key.ID))
+}
+
 func TestRevokingRotationVoidsAllAccessTokensAndNoSession(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

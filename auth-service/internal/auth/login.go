@@ -50,9 +50,35 @@ func (s *Service) Login(ctx context.Context, email, password string, from Client
 	}
 	t, err := s.begin(ctx, c, upgraded, attempt, from)
 	if errors.Is(err, errPasswordChanged) {
+		t, err = s.beginAgain(ctx, email, password, attempt, from)
+	}
+	if errors.Is(err, errPasswordChanged) {
 		return Tokens{}, errBadLogin()
 	}
 	return t, err
+}
+
+// beginAgain is for a login whose hash was replaced after it was compared: by
+// a new password, or by another login of the same user that upgraded it. The
+// try is counted already.
+func (s *Service) beginAgain(ctx context.Context, email, password string, attempt []bucket, from Client) (Tokens, error) {
+	c, err := selectCredentials(ctx, s.db.Pool, email, from.IP)
+	if err != nil {
+		return Tokens{}, err
+	}
+	release, err := s.hasher.acquire(ctx)
+	if err != nil {
+		return Tokens{}, err
+	}
+	ok, _, err := s.hasher.compare(c.Hash, password)
+	release()
+	if err != nil {
+		return Tokens{}, err
+	}
+	if !ok {
+		return Tokens{}, errPasswordChanged
+	}
+	return s.begin(ctx, c, "", attempt, from)
 }
 
 // try compares a password, bounded by the buckets. The try is counted before

@@ -150,7 +150,8 @@ func (s *Service) Users(ctx context.Context, email string, before uuid.UUID, lim
 	return selectUsers(ctx, s.db.Pool, email, before, limit)
 }
 
-// SetRole changes what a user may do from his next access token on.
+// SetRole changes what a user may do from his next access token on. The actor
+// has to be an Admin now, not only when his token was made.
 func (s *Service) SetRole(ctx context.Context, actor, id uuid.UUID, name string, from Client) (User, error) {
 	role, err := checkRole(name)
 	if err != nil {
@@ -161,7 +162,15 @@ func (s *Service) SetRole(ctx context.Context, actor, id uuid.UUID, name string,
 		if err := lockRoles(ctx, tx); err != nil {
 			return err
 		}
-		var err error
+		// The token may be older than its owner's demotion: whoever is no Admin
+		// any more could make himself one again.
+		by, err := selectUser(ctx, tx, actor)
+		if err != nil {
+			return err
+		}
+		if by.Role != authn.Admin {
+			return errs.New(errs.Forbidden, "you are no Admin any more")
+		}
 		if u, err = selectUser(ctx, tx, id); err != nil {
 			return err
 		}
@@ -191,11 +200,15 @@ func (s *Service) issue(user uuid.UUID, role authn.Role, session uuid.UUID) (t T
 		return t, nil, err
 	}
 	now := s.now()
-	t = Tokens{AccessExpires: s.cfg.AccessTTL, RefreshTTL: s.cfg.RefreshTTL}
+	expires := now.Add(s.cfg.AccessTTL)
+	if key.VerifyUntil.Before(expires) { // made when AccessTTL was shorter
+		expires = key.VerifyUntil
+	}
+	t = Tokens{AccessExpires: expires.Sub(now), RefreshTTL: s.cfg.RefreshTTL}
 	t.Access, err = authn.Mint(key.Key, key.ID, authn.Claims{
 		Issuer: s.cfg.Issuer, Audience: []string{s.cfg.Audience},
 		Subject: user, Role: role, SessionID: session, ID: uuid.Must(uuid.NewV7()).String(),
-		IssuedAt: now.Unix(), Expires: now.Add(s.cfg.AccessTTL).Unix(),
+		IssuedAt: now.Unix(), Expires: expires.Unix(),
 	})
 	if err != nil {
 		return t, nil, err

@@ -193,6 +193,29 @@ func TestOldParametersAreUpgradedAtLogin(t *testing.T) {
 	f.login(t, u.Email)
 }
 
+func TestLoginsAtOnceSurviveTheUpgrade(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	u := f.register(t, "ann@example.com")
+	old, err := hashPassword(good, params{memory: 8 << 10, time: 1, threads: 1})
+	require.NoError(t, err)
+	f.exec(t, `update users set password_hash = $1`, old)
+	var wg sync.WaitGroup
+	failures := make(chan error, 8)
+	for range cap(failures) {
+		wg.Go(func() {
+			if _, err := f.Login(context.Background(), u.Email, good, home); err != nil {
+				failures <- err
+			}
+		})
+	}
+	wg.Wait()
+	close(failures)
+	for err := range failures {
+		require.NoError(t, err, "another login replaced the hash between compare and commit")
+	}
+}
+
 func TestLoginStormIsAnsweredNotHashed(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -236,7 +259,7 @@ func TestRegisteredAccountIsNotPromotedByTheEnvironment(t *testing.T) {
 	require.Zero(t, f.count(t, `select count(*) from users where role = 'Admin'`))
 }
 
-func TestAdminsDemotingEachOtherLeaveOne(t *testing.T) {
+func TestAdminsWhoAllResignLeaveOne(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	var admins []uuid.UUID
@@ -246,9 +269,9 @@ func TestAdminsDemotingEachOtherLeaveOne(t *testing.T) {
 	f.exec(t, `update users set role = 'Admin'`)
 	var refused atomic.Int64
 	var wg sync.WaitGroup
-	for i, id := range admins {
+	for _, id := range admins {
 		wg.Go(func() {
-			_, err := f.SetRole(context.Background(), admins[(i+1)%3], id, "Customer", home)
+			_, err := f.SetRole(context.Background(), id, id, "Customer", home)
 			if errs.KindOf(err) == errs.Conflict {
 				refused.Add(1)
 			}
@@ -258,6 +281,22 @@ func TestAdminsDemotingEachOtherLeaveOne(t *testing.T) {
 	require.EqualValues(t, 1, refused.Load())
 	require.Equal(t, 1, f.count(t, `select count(*) from users where role = 'Admin'`))
 	require.Equal(t, 2, f.count(t, `select count(*) from audit_log where kind = 'role_changed' and actor_id is not null`))
+}
+
+func TestADemotedAdminsOldTokenMakesNoAdmins(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	boss, eve, friend := f.register(t, "boss@example.com"), f.register(t, "eve@example.com"), f.register(t, "friend@example.com")
+	f.exec(t, `update users set role = 'Admin' where id in ($1, $2)`, boss.ID, eve.ID)
+	_, err := f.SetRole(t.Context(), boss.ID, eve.ID, "Customer", home)
+	require.NoError(t, err)
+	for _, who := range []uuid.UUID{eve.ID, friend.ID} {
+		_, err = f.SetRole(t.Context(), eve.ID, who, "Admin", home)
+		require.Equal(t, errs.Forbidden, errs.KindOf(err))
+	}
+	_, err = f.SetRole(t.Context(), eve.ID, boss.ID, "Customer", home)
+	require.Equal(t, errs.Forbidden, errs.KindOf(err))
+	require.Equal(t, 1, f.count(t, `select count(*) from users where role = 'Admin'`))
 }
 
 func TestAuditTellsWhatHappenedWithoutSecrets(t *testing.T) {
