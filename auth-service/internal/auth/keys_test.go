@@ -160,9 +160,15 @@ func TestTokensNeverOutliveTheirKey(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, p.Expires.After(key.VerifyUntil))
 	require.InDelta(t, p.Expires.Sub(f.clock.now()).Seconds(), tokens.AccessExpires.Seconds(), 1, "and the client is told")
+}
 
-	// A rotation by a command that knows a shorter one leaves the key in the JWKS
-	// until the last of its tokens has ended.
+// A rotation by a command that knows a shorter AUTH_ACCESS_TTL leaves the old key
+// in the JWKS until the last of its tokens has ended.
+func TestRotationByACommandWithOtherSettingsVoidsNoToken(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	key, err := f.keys.signer()
+	require.NoError(t, err)
 	other := f.replica("")
 	other.cfg.AccessTTL = 10 * time.Second
 	_, _, err = other.Rotate(t.Context(), false)
