@@ -374,30 +374,3 @@ func (k *Keys) insert(ctx context.Context, tx *outbox.Tx, key signingKey) error 
 	}
 	return insertKey(ctx, tx, key, der, k.seal != nil)
 }
-
-// sealAll encrypts the keys that were stored before a secret was set.
-func (k *Keys) sealAll(ctx context.Context) error {
-	if k.seal == nil {
-		return nil
-	}
-	return k.db.InTx(ctx, func(tx *outbox.Tx) error {
-		if err := lockKeys(ctx, tx); err != nil {
-			return err
-		}
-		rows, err := selectKeys(ctx, tx, k.now())
-		if err != nil {
-			return err
-		}
-		for _, r := range rows {
-			if r.Sealed {
-				continue
-			}
-			box, err := k.seal.close(r.Kid, r.PrivateKey)
-			if err != nil {
-				return err
-			}
-			sealKey(tx, r.Kid, box)
-		}
-		return nil
-	})
-}

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
@@ -8,6 +9,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
 )
 
 // sealer encrypts private keys at rest with AES-256-GCM, bound to their kid so
@@ -55,4 +58,31 @@ func (s *sealer) open(kid string, box []byte) ([]byte, error) {
 		return nil, fmt.Errorf("signing key %s: %w", kid, ErrSealed)
 	}
 	return plain, nil
+}
+
+// sealAll encrypts the keys that were stored before a secret was set.
+func (k *Keys) sealAll(ctx context.Context) error {
+	if k.seal == nil {
+		return nil
+	}
+	return k.db.InTx(ctx, func(tx *outbox.Tx) error {
+		if err := lockKeys(ctx, tx); err != nil {
+			return err
+		}
+		rows, err := selectKeys(ctx, tx, k.now())
+		if err != nil {
+			return err
+		}
+		for _, r := range rows {
+			if r.Sealed {
+				continue
+			}
+			box, err := k.seal.close(r.Kid, r.PrivateKey)
+			if err != nil {
+				return err
+			}
+			sealKey(tx, r.Kid, box)
+		}
+		return nil
+	})
 }
