@@ -1,10 +1,17 @@
 package authn
 
 import (
+	"context"
+	"crypto/rsa"
 	"fmt"
+	"log/slog"
+	"math/big"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 )
 
@@ -55,4 +62,33 @@ func TestCacheKnowsTheNewestAndCountsAReplacedEntryOnce(t *testing.T) {
 	c.drop("a")
 	entries, bytes = c.size()
 	require.Zero(t, entries+bytes)
+}
+
+func TestEndedTokensAreForgotten(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	var moved atomic.Bool
+	clock := func() time.Time {
+		if moved.Load() {
+			return now.Add(time.Hour)
+		}
+		return now
+	}
+	v := NewVerifier(Config{RefreshInterval: time.Millisecond, Now: clock}, NewKeySet(), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	key := &rsa.PublicKey{N: big.NewInt(1), E: 3}
+	v.keys.Set(map[string]*rsa.PublicKey{"k": key})
+	v.cache.put("ends", entry{kid: "k", key: key, principal: Principal{Expires: now.Add(time.Minute)}})
+	v.cache.put("of another key", entry{kid: "x", key: key, principal: Principal{Expires: now.Add(2 * time.Hour)}})
+	v.cache.put("stays", entry{kid: "k", key: key, principal: Principal{Expires: now.Add(2 * time.Hour)}})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- v.Run(ctx) }()
+	known := func(token string) bool { _, ok := v.cache.get(token); return ok }
+	require.Eventually(t, func() bool { return !known("of another key") }, time.Minute, time.Millisecond)
+	require.True(t, known("ends"))
+	moved.Store(true)
+	require.Eventually(t, func() bool { return !known("ends") }, time.Minute, time.Millisecond)
+	require.True(t, known("stays"))
+	cancel()
+	require.NoError(t, <-done)
 }
