@@ -205,14 +205,16 @@ func TestForgedKidsCostTheIssuerOneFetchPerCooldown(t *testing.T) {
 	}
 	quiet := latencies(func(n int) bool { return n == 1000 })
 
-	// crowd is 16 others at once, each with new tokens.
-	crowd := func(kid func() string, want int) []time.Duration {
+	mint := func(kid func() string) [][]string {
 		lists := make([][]string, attackers)
 		for w := range lists {
 			for range forged / attackers {
 				lists[w] = append(lists[w], signer{kid(), a.key}.tokens(t, 1, time.Now().Add(time.Hour))...)
 			}
 		}
+		return lists
+	}
+	crowd := func(lists [][]string, want int) []time.Duration { // all lists at once
 		var running atomic.Int64
 		var wg sync.WaitGroup
 		for _, list := range lists {
@@ -228,9 +230,10 @@ func TestForgedKidsCostTheIssuerOneFetchPerCooldown(t *testing.T) {
 		defer wg.Wait()
 		return latencies(func(int) bool { return running.Load() == 0 })
 	}
-	crowded := crowd(func() string { return a.kid }, http.StatusOK)
+	crowded := crowd(mint(func() string { return a.kid }), http.StatusOK)
+	evil := mint(uuid.NewString)
 	before, start := i.fetches.Load(), time.Now()
-	attacked := crowd(uuid.NewString, http.StatusUnauthorized)
+	attacked := crowd(evil, http.StatusUnauthorized)
 	took := time.Since(start)
 	fetches := i.fetches.Load() - before
 	t.Logf("%d forged kids in %s: %d fetches; a good client's p99 %s alone, %s beside as many good requests, %s beside the forged ones",

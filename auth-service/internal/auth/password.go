@@ -37,6 +37,8 @@ const (
 	hashQueue = 32
 	// hashIdle is how long nobody hashes before their memory is given back.
 	hashIdle = time.Second
+	// dummyPassword is what unknown users are compared with.
+	dummyPassword = "nobody has this password"
 )
 
 // hasher hashes passwords, a bounded number at once: each hash takes 19 MiB and
@@ -55,7 +57,7 @@ func newHasher(concurrency int) (*hasher, error) {
 	}
 	h := &hasher{slots: make(chan struct{}, concurrency), wait: hashWait}
 	var err error
-	h.dummy, err = hashPassword("nobody has this password", current)
+	h.dummy, err = hashPassword(dummyPassword, current)
 	h.idle = time.AfterFunc(hashIdle, h.rest)
 	return h, err
 }

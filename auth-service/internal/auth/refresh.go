@@ -77,7 +77,7 @@ func (s *Service) Logout(ctx context.Context, token string, from Client) error {
 	}
 	return s.db.InTx(ctx, func(tx *outbox.Tx) error {
 		f, found, err := lockFamily(ctx, tx, hashRefresh(token))
-		if err != nil || !found || f.Over {
+		if err != nil || !found {
 			return err
 		}
 		live, err := revokeSession(ctx, tx, f.User, f.Session, reasonLogout)

@@ -5,10 +5,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/tiffin-platform/tiffin/pkg/errs"
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
 	"github.com/tiffin-platform/tiffin/pkg/postgres"
 )
 
@@ -121,6 +123,34 @@ func TestTwentyClientsRefreshingOneTokenLeaveOneBranch(t *testing.T) {
 	// Even a defect in the code could not make a second one.
 	_, err = f.db.Pool.Exec(t.Context(), `insert into refresh_tokens (hash, session_id, expires_at) select 'x', id, now() from sessions`)
 	require.True(t, postgres.IsUnique(err, "refresh_tokens_live"), err)
+}
+
+// The session's lock decides who is first, before anybody looks at the token.
+func TestRefreshesWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.register(t, "ann@example.com")
+	tokens := f.login(t, "ann@example.com")
+	errors := make(chan error, 2)
+	require.NoError(t, f.db.InTx(t.Context(), func(tx *outbox.Tx) error {
+		_, err := tx.Exec(t.Context(), `select 1 from sessions for no key update`)
+		require.NoError(t, err)
+		for range cap(errors) {
+			go func() { _, err := f.Refresh(context.Background(), tokens.Refresh, home); errors <- err }()
+		}
+		require.Eventually(t, func() bool {
+			return f.count(t, `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) == 2
+		}, time.Minute, 5*time.Millisecond)
+		return nil
+	}))
+	kinds := map[errs.Kind]int{}
+	for range cap(errors) {
+		if err := <-errors; err != nil {
+			require.Equal(t, errs.Conflict, errs.KindOf(err), err)
+			kinds[errs.KindOf(err)]++
+		}
+	}
+	require.Equal(t, map[errs.Kind]int{errs.Conflict: 1}, kinds)
 }
 
 func TestRefreshAgainstLogoutLeavesNothingAlive(t *testing.T) {

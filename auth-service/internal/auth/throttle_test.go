@@ -108,6 +108,54 @@ func TestGuessesAtOnceAreNotFree(t *testing.T) {
 	require.LessOrEqual(t, int(wrong.Load()), perAccount.allowed(start))
 }
 
+// Who knew the password was there too: when it is changed his network is no
+// place of the owner's any more, or he would go on with guesses of his own.
+func TestAnEvictedIntrudersNetworkIsNotFamiliar(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	u := f.register(t, "ann@example.com")
+	familiar := func(who Client) bool {
+		c, err := selectCredentials(t.Context(), f.db.Pool, u.Email, who.IP)
+		require.NoError(t, err)
+		return c.Familiar
+	}
+	intruder, office := from("203.0.113.66"), from("203.0.113.7")
+	p, err := f.verifier.Verify(t.Context(), f.login(t, u.Email).Access)
+	require.NoError(t, err)
+	for _, who := range []Client{intruder, office} {
+		require.False(t, familiar(who))
+		tokens, err := f.Login(t.Context(), u.Email, good, who)
+		require.NoError(t, err)
+		require.True(t, familiar(who))
+		if who == office {
+			require.NoError(t, f.Logout(t.Context(), tokens.Refresh, who))
+			require.True(t, familiar(who), "who logs out comes back")
+		}
+	}
+	require.NoError(t, f.ChangePassword(t.Context(), u.ID, p.SessionID, good, "a better password", home))
+	require.False(t, familiar(intruder))
+	require.True(t, familiar(home))
+}
+
+// A flood of tries that are refused anyway must not take the turns of others.
+func TestLimitedTriesDoNotWaitForTheHasher(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	u := f.register(t, "ann@example.com")
+	for n := range int(perAccount.burst) {
+		_, err := f.Login(t.Context(), u.Email, "wrong password", address(n))
+		require.Equal(t, errs.Unauthenticated, errs.KindOf(err))
+	}
+	f.fill(t)
+	for range cap(f.hasher.slots) {
+		release, err := f.hasher.acquire(t.Context())
+		require.NoError(t, err)
+		defer release()
+	}
+	_, err := f.Login(t.Context(), u.Email, "wrong password", address(99))
+	require.Equal(t, errs.RateLimited, errs.KindOf(err))
+}
+
 func TestGoodLoginsDoNotCount(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

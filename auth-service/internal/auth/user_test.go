@@ -89,6 +89,19 @@ func TestHashesAreSaltedAndRead(t *testing.T) {
 	}
 }
 
+func TestNobodysPasswordMatchesNobody(t *testing.T) {
+	t.Parallel()
+	h, err := newHasher(1)
+	require.NoError(t, err)
+	ok, _, err := h.compare(h.dummy, dummyPassword)
+	require.NoError(t, err)
+	require.True(t, ok, "what unknown users are compared with")
+	ok, upgraded, err := h.compare("", dummyPassword)
+	require.NoError(t, err)
+	require.False(t, ok)
+	require.Empty(t, upgraded)
+}
+
 func TestHasherBoundsWhatRunsAndWhatWaits(t *testing.T) {
 	t.Parallel()
 	h, err := newHasher(1)
