@@ -116,7 +116,7 @@ func TestBadRecords(t *testing.T) {
 func TestBadRetryRecords(t *testing.T) {
 	r := setup(t)
 	r.consume(kafka.On(number, topic, apply))
-	r.eventually("topics exist", func() bool { return r.cluster.TopicInfo(dlq) != nil })
+	r.eventually("topics exist", func() bool { return r.exists(dlq) })
 	to := func(rec *kgo.Record, n int) *kgo.Record {
 		rec.Topic = kafka.RetryTopic(group, n)
 		return rec
@@ -140,7 +140,9 @@ func TestBadRetryRecords(t *testing.T) {
 func TestRecordTooLargeForARetry(t *testing.T) {
 	r := setup(t)
 	large := event.TypeOrderStatusChanged
-	require.NoError(t, r.cluster.CreateTopic(large, 1, map[string]string{"max.message.bytes": "2000000"}))
+	size := "2000000"
+	_, err := r.broker.Admin.CreateTopic(t.Context(), 1, -1, map[string]*string{"max.message.bytes": &size}, large)
+	require.NoError(t, err)
 	client, err := kafka.NewClient(r.cfg, "test", r.log, nil, kgo.ProducerBatchMaxBytes(2_000_000))
 	require.NoError(t, err)
 	defer client.Close()

@@ -37,7 +37,7 @@ func TestZombieAfterPartitionLoss(t *testing.T) {
 	stop := r.consume(slow)
 	r.produce(order(id, "once"))
 	<-entered
-	lost := r.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, Err: kerr.UnknownMemberID, TopLevel: true, Count: 1})
+	lost := r.broker.Fake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, Err: kerr.UnknownMemberID, TopLevel: true, Count: 1})
 	r.eventually("the loss is known", func() bool { return lost.Hits() == 1 })
 	r.consume(kafka.On(number, topic, apply))
 	r.eventually("somebody handles it", func() bool { return len(r.notes(id)) == 1 })
@@ -55,9 +55,9 @@ func TestDeletedTopicIsMadeAgain(t *testing.T) {
 	r.consume(kafka.On(number, topic, apply))
 	r.produce(order(id, "before"))
 	r.eventually("it consumes", func() bool { return len(r.notes(id)) == 1 })
-	require.NoError(t, r.cluster.DeleteTopic(topic))
-	r.eventually("the topic is back", func() bool { return r.cluster.TopicInfo(topic) != nil })
-	require.Len(t, r.cluster.PartitionInfos(topic), 3)
+	_, err := r.broker.Admin.DeleteTopic(t.Context(), topic)
+	require.NoError(t, err)
+	r.eventually("the topic is back", func() bool { return len(r.ends(topic)) == 3 && r.size(topic) == 0 })
 	client, err := kafka.NewClient(r.cfg, "test", r.log, nil)
 	require.NoError(t, err)
 	defer client.Close()
@@ -83,8 +83,8 @@ func TestAddedPartitionsAreConsumed(t *testing.T) {
 		require.NoError(t, client.ProduceSync(t.Context(), record(order(ids[i], "x"))).FirstErr())
 	}
 	r.eventually("records of all partitions are handled", func() bool { return r.count(`select count(*) from effects`) == 51 })
-	for i, p := range r.cluster.PartitionInfos(topic) {
-		require.Positive(t, p.HighWatermark, i)
+	for i, end := range r.ends(topic) {
+		require.Positive(t, end, i)
 	}
 }
 

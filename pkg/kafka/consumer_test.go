@@ -65,7 +65,7 @@ func TestConsumerNumbersAreApart(t *testing.T) {
 // records again.
 func TestKilledBetweenCommitAndOffsetCommit(t *testing.T) {
 	r := setup(t)
-	noCommits := r.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Count: -1})
+	noCommits := r.broker.Fake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.OffsetCommit}, Count: -1})
 	id := uuid.New()
 	for i := range 20 {
 		r.produce(order(id, fmt.Sprint(i)))
@@ -93,7 +93,7 @@ func TestOffsetsAdvanceOnlyPastWhatHasAnOutcome(t *testing.T) {
 		}
 		return apply(ctx, tx, e, p)
 	}))
-	r.eventually("the group is joined", func() bool { return r.cluster.GroupInfo(group) != nil && r.cluster.GroupInfo(group).State == "Stable" })
+	r.eventually("the group is joined", func() bool { return r.members() == 1 })
 	require.False(t, r.committed(topic))
 	close(release)
 	r.eventually("committed every second", func() bool { return r.committed(topic) })
@@ -158,8 +158,7 @@ func TestRebalanceBetweenTwoConsumers(t *testing.T) {
 		case 3:
 			stopB = r.consume(kafka.On(number, topic, apply))
 		case 5:
-			_, err := r.cluster.WaitGroupStable(t.Context(), group, 2)
-			require.NoError(t, err)
+			r.eventually("both are members", func() bool { return r.members() == 2 })
 		case 7:
 			stopA()
 		}
@@ -173,7 +172,7 @@ func TestRebalanceBetweenTwoConsumers(t *testing.T) {
 
 func TestBrokerDownAtStart(t *testing.T) {
 	r := setup(t)
-	down := r.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata}, Count: -1, TopLevel: true},
+	down := r.broker.Fake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata}, Count: -1, TopLevel: true},
 		kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata}, Count: -1}, kfake.Fault{Keys: []kmsg.Key{kmsg.CreateTopics}, Count: -1})
 	c, err := kafka.NewConsumer(r.cfg, r.cc, r.db, r.log, r.reg, kafka.On(number, topic, apply))
 	require.NoError(t, err)
@@ -182,11 +181,11 @@ func TestBrokerDownAtStart(t *testing.T) {
 	r.eventually("it tries", func() bool { return down.Hits() > 3 })
 	down.Remove()
 	id := uuid.New()
-	r.eventually("topics exist", func() bool { return r.cluster.TopicInfo(dlq) != nil })
+	r.eventually("topics exist", func() bool { return r.exists(dlq) })
 	r.produce(order(id, "late"))
 	r.eventually("it consumes", func() bool { return len(r.notes(id)) == 1 })
 	require.NoError(t, c.Health(t.Context()))
-	require.Equal(t, "1310720", *r.cluster.TopicInfo(dlq).Configs["max.message.bytes"], "room for the headers of a dead letter")
+	require.Equal(t, "1310720", r.setting(dlq, "max.message.bytes"), "room for the headers of a dead letter")
 }
 
 func TestNewConsumerChecksItsArguments(t *testing.T) {

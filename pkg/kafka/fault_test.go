@@ -57,8 +57,7 @@ func throughWire(t *testing.T) (*rig, *wire) {
 	direct, err := postgres.Open(t.Context(), postgres.Config{URL: raw, MaxConns: 4})
 	require.NoError(t, err)
 	t.Cleanup(direct.Close)
-	cfg, cluster := kafkatest.NewCluster(t)
-	r := newRig(t, cfg, cluster, direct) // what the test asks does not go through the wire
+	r := newRig(t, kafkatest.Start(t), direct) // what the test asks does not go through the wire
 	r.db = outbox.NewDB(pool, postgres.NewDoorbell(pool, r.log))
 	return r, w
 }

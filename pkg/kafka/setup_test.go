@@ -17,7 +17,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
-	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
 
@@ -30,7 +29,7 @@ import (
 	"github.com/tiffin-platform/tiffin/pkg/postgres"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(kafkatest.M{M: m}) }
 
 // schema has no unique key on purpose: an effect that happens twice is seen.
 var schema = fstest.MapFS{"00001_effects.sql": {Data: []byte(`-- +goose Up
@@ -51,15 +50,15 @@ const (
 var delays = []time.Duration{80 * time.Millisecond, 120 * time.Millisecond, 160 * time.Millisecond}
 
 type rig struct {
-	t       *testing.T
-	cfg     kafka.Config
-	cluster *kfake.Cluster
-	pool    *pgxpool.Pool
-	db      *outbox.DB
-	client  *kgo.Client // of the relay and of tests that produce
-	reg     *prometheus.Registry
-	cc      kafka.ConsumerConfig
-	log     *slog.Logger
+	t      *testing.T
+	broker *kafkatest.Broker
+	cfg    kafka.Config
+	pool   *pgxpool.Pool
+	db     *outbox.DB
+	client *kgo.Client // of the relay and of tests that produce
+	reg    *prometheus.Registry
+	cc     kafka.ConsumerConfig
+	log    *slog.Logger
 }
 
 // setup gives a broker, a database and a running relay.
@@ -73,30 +72,29 @@ func setup(t *testing.T) *rig {
 // setupOnePartition is setup for tests whose events have to meet in one batch.
 func setupOnePartition(t *testing.T) *rig {
 	t.Parallel()
-	cfg, cluster := kafkatest.NewCluster(t)
-	cfg.Partitions = 1
-	r := newRig(t, cfg, cluster, pgtest.New(t, schema))
+	broker := kafkatest.Start(t)
+	broker.Partitions = 1
+	r := newRig(t, broker, pgtest.New(t, schema))
 	r.relay()
 	return r
 }
 
 func setupWithoutRelay(t *testing.T) *rig {
-	cfg, cluster := kafkatest.NewCluster(t)
-	return newRig(t, cfg, cluster, pgtest.New(t, schema))
+	return newRig(t, kafkatest.Start(t), pgtest.New(t, schema))
 }
 
-func newRig(t *testing.T, cfg kafka.Config, cluster *kfake.Cluster, pool *pgxpool.Pool) *rig {
-	r := &rig{t: t, cfg: cfg, cluster: cluster, pool: pool, reg: prometheus.NewRegistry(), log: logger()}
+func newRig(t *testing.T, broker *kafkatest.Broker, pool *pgxpool.Pool) *rig {
+	r := &rig{t: t, broker: broker, cfg: broker.Config, pool: pool, reg: prometheus.NewRegistry(), log: logger()}
 	r.db = outbox.NewDB(pool, postgres.NewDoorbell(pool, r.log))
 	r.cc = kafka.ConsumerConfig{
 		Group: group, DLQ: dlq, RetryDelays: delays,
 		SweepInterval: 50 * time.Millisecond, OverdueAfter: time.Hour, WatchInterval: 50 * time.Millisecond,
 	}
 	var err error
-	r.client, err = kafka.NewClient(cfg, "test", r.log, nil, kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
+	r.client, err = kafka.NewClient(r.cfg, "test", r.log, nil, kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
 	require.NoError(t, err)
 	t.Cleanup(r.client.Close)
-	require.NoError(t, kafka.EnsureTopics(t.Context(), r.client, cfg, topic))
+	require.NoError(t, kafka.EnsureTopics(t.Context(), r.client, r.cfg, topic))
 	return r
 }
 
@@ -246,27 +244,65 @@ func (r *rig) read(topic string, n int) []*kgo.Record {
 
 // size returns how many records a topic holds.
 func (r *rig) size(topic string) (n int64) {
-	for _, p := range r.cluster.PartitionInfos(topic) {
-		n += p.HighWatermark
+	for _, end := range r.ends(topic) {
+		n += end
 	}
 	return n
+}
+
+// ends returns the next offset of each partition of a topic; none without it.
+func (r *rig) ends(topic string) []int64 {
+	listed, err := r.broker.Admin.ListEndOffsets(context.Background(), topic)
+	if err != nil {
+		return nil
+	}
+	var ends []int64
+	for _, p := range listed.Offsets().Sorted() {
+		ends = append(ends, p.At)
+	}
+	return ends
 }
 
 // committed tells whether the group has committed the end of every topic that
 // it reads.
 func (r *rig) committed(topics ...string) bool {
-	info := r.cluster.GroupInfo(group)
-	if info == nil {
+	commits, err := r.broker.Admin.FetchOffsets(context.Background(), group)
+	if err != nil {
 		return false
 	}
 	for _, t := range topics {
-		for _, p := range r.cluster.PartitionInfos(t) {
-			if p.HighWatermark > 0 && info.Commits[t][p.Partition].Offset != p.HighWatermark {
+		for p, end := range r.ends(t) {
+			if c, ok := commits.Lookup(t, int32(p)); end > 0 && (!ok || c.At != end) {
 				return false
 			}
 		}
 	}
 	return true
+}
+
+// exists tells whether a topic exists.
+func (r *rig) exists(topic string) bool { return len(r.ends(topic)) > 0 }
+
+// members returns how many members the group has, 0 while it rebalances.
+func (r *rig) members() int {
+	described, err := r.broker.Admin.DescribeGroups(context.Background(), group)
+	if err != nil || described[group].State != "Stable" {
+		return 0
+	}
+	return len(described[group].Members)
+}
+
+// setting returns a topic's setting.
+func (r *rig) setting(topic, name string) string {
+	r.t.Helper()
+	configs, err := r.broker.Admin.DescribeTopicConfigs(r.t.Context(), topic)
+	require.NoError(r.t, err)
+	for _, c := range configs[0].Configs {
+		if c.Key == name {
+			return c.MaybeValue()
+		}
+	}
+	return ""
 }
 
 func header(rec *kgo.Record, name string) string {

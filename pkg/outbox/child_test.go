@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
 
+	"github.com/tiffin-platform/tiffin/pkg/kafkatest"
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
 	"github.com/tiffin-platform/tiffin/pkg/proc"
 )
@@ -40,7 +41,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(envURL) != "" {
 		os.Exit(childMain())
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(kafkatest.M{M: m})
 }
 
 func childMain() int {
@@ -99,7 +100,7 @@ func (w *world) child(variant string, lease time.Duration, crash string) *proc.P
 	require.NoError(w.t, err)
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(),
-		envURL+"="+w.pool.Config().ConnString(), envBrokers+"="+strings.Join(w.broker.ListenAddrs(), ","),
+		envURL+"="+w.pool.Config().ConnString(), envBrokers+"="+strings.Join(w.broker.Brokers, ","),
 		envVariant+"="+variant, envLease+"="+lease.String(), envCrash+"="+crash)
 	if testing.Verbose() {
 		cmd.Stderr = os.Stderr

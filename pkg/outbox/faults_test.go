@@ -83,8 +83,8 @@ func each(n int, keys ...string) map[string]int {
 // returned function is called.
 func (w *world) refuse() (accept func()) {
 	var off atomic.Bool
-	w.broker.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
-		w.broker.KeepControl()
+	w.broker.Fake().ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		w.broker.Fake().KeepControl()
 		if off.Load() {
 			return nil, nil, false
 		}
@@ -131,7 +131,7 @@ func TestRefusedRecordsAreTriedAgainInOrder(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			w.series(20, "a", "b", "c")
-			faults := w.broker.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: code, Count: 4})
+			faults := w.broker.Fake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: code, Count: 4})
 			stop := run(t, w.relay(outbox.RelayConfig{Batch: 10}).Run)
 			w.drained()
 			stop()
@@ -174,6 +174,37 @@ func TestAMissingTopicIsWaitedFor(t *testing.T) {
 	require.Len(t, w.published("late.topic"), 1)
 }
 
+// A topic that is deleted and made again has lost what it held, and nothing that
+// is written from then on: neither while it is away nor with fewer partitions.
+func TestATopicMadeAgainIsPublishedTo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	other := newEvent("k")
+	other.Type = "another.topic"
+	w.createTopics(other.Type)
+	client := w.client(kgo.UnknownTopicRetries(1), kgo.MetadataMaxAge(100*time.Millisecond))
+	run(t, outbox.NewRelay(w.db, client, outbox.RelayConfig{}, w.log, nil).Run)
+	w.series(5, "a", "b")
+	w.drained()
+	for _, partitions := range []int32{3, 1, 5} {
+		_, err := w.broker.Admin.DeleteTopic(t.Context(), topic)
+		require.NoError(t, err)
+		w.series(3, "c", "d")
+		require.NoError(t, w.db.InTx(t.Context(), func(tx *outbox.Tx) error { tx.Emit(t.Context(), other); return nil }))
+		require.Eventually(t, func() bool {
+			_, err := w.broker.Admin.CreateTopic(t.Context(), partitions, -1, nil, topic)
+			return err == nil
+		}, patience, 10*time.Millisecond)
+		w.series(3, "e", "f")
+		w.drained()
+		v := judge(w.published(), each(3, "e", "f"))
+		require.Zero(t, v.lost, "%d partitions", partitions)
+		require.Zero(t, v.late, "%d partitions", partitions)
+	}
+	require.Zero(t, w.count("msg.outbox_dead"))
+	require.Len(t, w.published(other.Type), 3, "what was acknowledged is not sent again")
+}
+
 // A record the broker can never take ends in outbox_dead; those that shared a
 // batch with it do not.
 func TestAnUnsendableRecordIsSetAside(t *testing.T) {
@@ -191,7 +222,7 @@ func TestAnUnsendableRecordIsSetAside(t *testing.T) {
 	large.Data = make([]byte, outbox.MaxEventBytes-300)
 	require.NoError(t, w.db.InTx(t.Context(), func(tx *outbox.Tx) error { tx.Emit(t.Context(), large); return nil }))
 	w.series(10, "c", "d")
-	w.broker.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.MessageTooLarge, Count: -1, When: func(req kmsg.Request) bool {
+	w.broker.Fake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.MessageTooLarge, Count: -1, When: func(req kmsg.Request) bool {
 		for _, t := range req.(*kmsg.ProduceRequest).Topics {
 			for _, p := range t.Partitions {
 				if bytes.Contains(p.Records, []byte("POISON")) {
@@ -317,11 +348,11 @@ func TestShutdownWaitsForAcknowledgements(t *testing.T) {
 	w.series(20, "a")
 	asked, answer := make(chan struct{}), make(chan struct{})
 	var once atomic.Bool
-	w.broker.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
-		w.broker.KeepControl()
+	w.broker.Fake().ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		w.broker.Fake().KeepControl()
 		if once.CompareAndSwap(false, true) {
 			close(asked)
-			w.broker.SleepControl(func() { <-answer })
+			w.broker.Fake().SleepControl(func() { <-answer })
 		}
 		return nil, nil, false
 	})

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 // publisher is a leader at work. It runs on one goroutine; only the outcomes of
@@ -231,6 +233,7 @@ func (p *publisher) recover(ctx context.Context) error {
 		p.flight = p.flight[1:]
 	}
 	var cause error
+	var remade []string
 	for _, b := range p.flight {
 		for i, row := range b.rows {
 			switch err := b.errs[i]; {
@@ -238,11 +241,18 @@ func (p *publisher) recover(ctx context.Context) error {
 				p.acked[row.seq] = struct{}{}
 			case unsendable(err):
 				p.suspects[row.seq] = struct{}{}
-			case cause == nil && !errors.Is(err, context.Canceled):
-				cause = err
+			case errors.Is(err, context.Canceled):
+			default:
+				cause = cmpErr(cause, err)
+				if errors.Is(err, kerr.UnknownTopicID) && !slices.Contains(remade, row.topic) {
+					remade = append(remade, row.topic)
+				}
 			}
 		}
 	}
+	// The client refuses a topic that was deleted and made again until it is told
+	// to forget the old one. Nothing of it is under way here.
+	p.cl.PurgeTopicsFromProducing(remade...)
 	if cause != nil {
 		wait := min(100*time.Millisecond<<min(p.fails, 6), 5*time.Second)
 		p.notBefore = time.Now().Add(wait)

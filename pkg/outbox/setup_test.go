@@ -13,10 +13,10 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tiffin-platform/tiffin/pkg/event"
+	"github.com/tiffin-platform/tiffin/pkg/kafkatest"
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
 	"github.com/tiffin-platform/tiffin/pkg/pgtest"
 	"github.com/tiffin-platform/tiffin/pkg/postgres"
@@ -33,27 +33,23 @@ type world struct {
 	pool   *pgxpool.Pool
 	bell   *postgres.Doorbell
 	db     *outbox.DB
-	broker *kfake.Cluster
+	broker *kafkatest.Broker
 	log    *slog.Logger
 }
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	return newWorldIn(t, pgtest.New(t, nil))
+	return newWorldIn(t, pgtest.New(t, nil), kafkatest.Start(t))
 }
 
-func newWorldIn(t testing.TB, pool *pgxpool.Pool) *world {
+func newWorldIn(t testing.TB, pool *pgxpool.Pool, broker *kafkatest.Broker) *world {
 	t.Helper()
-	w := &world{t: t, pool: pool, log: slog.New(slog.DiscardHandler)}
+	w := &world{t: t, pool: pool, broker: broker, log: slog.New(slog.DiscardHandler)}
 	if testing.Verbose() {
 		w.log = slog.New(slog.NewTextHandler(testWriter{t}, nil))
 	}
 	w.bell = postgres.NewDoorbell(w.pool, w.log)
 	w.db = outbox.NewDB(w.pool, w.bell)
-	var err error
-	w.broker, err = kfake.NewCluster(kfake.NumBrokers(1))
-	require.NoError(t, err)
-	t.Cleanup(w.broker.Close)
 	w.createTopics(topic)
 	return w
 }
@@ -67,7 +63,7 @@ func (w testWriter) Write(b []byte) (int, error) {
 
 func (w *world) client(opts ...kgo.Opt) *kgo.Client {
 	w.t.Helper()
-	c, err := kgo.NewClient(append(clientOpts(w.broker.ListenAddrs()), opts...)...)
+	c, err := kgo.NewClient(append(clientOpts(w.broker.Brokers), opts...)...)
 	require.NoError(w.t, err)
 	w.t.Cleanup(c.Close)
 	return c
@@ -75,7 +71,7 @@ func (w *world) client(opts ...kgo.Opt) *kgo.Client {
 
 func (w *world) createTopics(names ...string) {
 	w.t.Helper()
-	made, err := kadm.NewClient(w.client()).CreateTopics(w.t.Context(), 3, 1, nil, names...)
+	made, err := kadm.NewClient(w.client()).CreateTopics(w.t.Context(), 3, -1, nil, names...)
 	require.NoError(w.t, err)
 	require.NoError(w.t, made.Error())
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/tiffin-platform/tiffin/pkg/kafkatest"
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
 	"github.com/tiffin-platform/tiffin/pkg/pgserver"
 	"github.com/tiffin-platform/tiffin/pkg/postgres"
@@ -77,7 +78,7 @@ func TestStorm(t *testing.T) {
 	restarts.restarts = true
 	for name, s := range map[string]storm{"calm": calm, "rough": rough, "restarts": restarts} {
 		t.Run(name, func(t *testing.T) {
-			v, events := s.run(t)
+			v, events := s.run(t, kafkatest.Start(t))
 			t.Logf("seed %d: %d events, %+v", seed, events, v)
 			require.Zero(t, v.lost, "seed %d", seed)
 			require.Zero(t, v.late, "seed %d", seed)
@@ -101,7 +102,7 @@ func TestStormFindsBrokenRelays(t *testing.T) {
 			lost, tries := 0, 0
 			for ; tries < 20 && lost == 0; tries++ {
 				s.seed = uint64(tries)
-				v, _ := s.run(t)
+				v, _ := s.run(t, kafkatest.StartFake(t))
 				lost = v.lost
 			}
 			t.Logf("%d lost in storm number %d", lost, tries)
@@ -112,10 +113,10 @@ func TestStormFindsBrokenRelays(t *testing.T) {
 
 const stormKeys = 60
 
-func (s storm) run(t *testing.T) (verdict, int) {
+func (s storm) run(t *testing.T, broker *kafkatest.Broker) (verdict, int) {
 	t.Helper()
 	server, pool := stormServer(t)
-	w := newWorldIn(t, pool)
+	w := newWorldIn(t, pool, broker)
 	_, err := pool.Exec(t.Context(), `create table counters (key text primary key, n int not null default 0) with (fillfactor = 50)`)
 	require.NoError(t, err)
 
@@ -197,12 +198,17 @@ func (s storm) trouble(ctx context.Context, w *world, server *stormDB, relays []
 		_, _ = w.pool.Exec(ctx, `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'outbox-relay'`)
 	case dice == 5 && s.kills:
 		_, _ = w.pool.Exec(ctx, `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'writer' and random() < 0.3`)
-	case dice <= 7 && s.broker:
-		w.broker.Fault(kfake.Fault{
+	case dice == 6 && s.broker && kafkatest.Real():
+		nodes := w.broker.Nodes()
+		node := rng.IntN(len(nodes.Addrs()))
+		nodes.Kill(node)
+		require.NoError(w.t, nodes.Restart(context.WithoutCancel(ctx), node))
+	case dice <= 7 && s.broker && !kafkatest.Real():
+		w.broker.Fake().Fault(kfake.Fault{
 			Keys: []kmsg.Key{kmsg.Produce}, Count: 1 + rng.IntN(5),
 			Err: []*kerr.Error{kerr.RequestTimedOut, kerr.NotLeaderForPartition, kerr.NotEnoughReplicasAfterAppend}[rng.IntN(3)],
 		})
-	case dice == 8 && s.broker:
+	case dice == 8 && s.broker && !kafkatest.Real():
 		accept := w.refuse()
 		wait(time.Duration(50+rng.IntN(300)) * time.Millisecond)
 		accept()

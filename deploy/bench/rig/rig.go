@@ -22,9 +22,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tiffin-platform/tiffin/deploy/bench/measure"
-	"github.com/tiffin-platform/tiffin/deploy/local/apachekafka"
 	"github.com/tiffin-platform/tiffin/deploy/local/broker"
 	"github.com/tiffin-platform/tiffin/pkg/kafka"
+	"github.com/tiffin-platform/tiffin/pkg/kafkaserver"
 	"github.com/tiffin-platform/tiffin/pkg/pgserver"
 	"github.com/tiffin-platform/tiffin/pkg/proc"
 )
@@ -123,12 +123,12 @@ func (r *Rig) startBroker(ctx context.Context, realKafka bool, ports []int, say 
 	r.Kafka = kafka.Config{Brokers: []string{fmt.Sprintf("127.0.0.1:%d", ports[0])}, Partitions: Partitions, Replication: 1}
 	data := filepath.Join(r.dir, "broker")
 	if realKafka {
-		install, err := apachekafka.Find(ctx, say)
+		install, err := kafkaserver.Find(ctx, say)
 		if err != nil {
 			return err
 		}
-		server := apachekafka.Server{Install: install, Dir: data, Port: ports[0], ControllerPort: ports[1]}
-		r.Broker = "Apache Kafka " + apachekafka.Version
+		server := kafkaserver.Server{Install: install, Dir: data, Port: ports[0], ControllerPort: ports[1]}
+		r.Broker = "Apache Kafka " + kafkaserver.Version
 		if r.broker, err = server.Start(ctx, os.Stderr); err != nil {
 			return err
 		}

@@ -19,8 +19,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/tiffin-platform/tiffin/deploy/local/apachekafka"
 	"github.com/tiffin-platform/tiffin/deploy/local/supervise"
+	"github.com/tiffin-platform/tiffin/pkg/kafkaserver"
 	"github.com/tiffin-platform/tiffin/pkg/pgserver"
 	"github.com/tiffin-platform/tiffin/pkg/proc"
 )
@@ -95,8 +95,8 @@ func embeddedBroker(o Options, p prepared) supervise.Part {
 }
 
 func realKafka(o Options, p prepared) supervise.Part {
-	server := apachekafka.Server{
-		Install: p.kafka, Dir: filepath.Join(o.Dir, "kafka-"+apachekafka.Version), Port: o.port(kafkaPart), ControllerPort: o.admin(kafkaPart),
+	server := kafkaserver.Server{
+		Install: p.kafka, Dir: filepath.Join(o.Dir, "kafka-"+kafkaserver.Version), Port: o.port(kafkaPart), ControllerPort: o.admin(kafkaPart),
 		ClientPort: o.brokerAt(),
 	}
 	return supervise.Part{

@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/tiffin-platform/tiffin/deploy/local/apachekafka"
+	"github.com/tiffin-platform/tiffin/pkg/kafkaserver"
 	"github.com/tiffin-platform/tiffin/pkg/pgserver"
 	"github.com/tiffin-platform/tiffin/pkg/proc"
 )
@@ -27,7 +27,7 @@ type prepared struct {
 	pg       pgserver.Binaries
 	identity pgserver.Identity
 	pgDir    string // holds one data directory per server
-	kafka    apachekafka.Install
+	kafka    kafkaserver.Install
 }
 
 // runnerBinary is this program itself, which is also the embedded broker.
@@ -58,7 +58,7 @@ func prepare(ctx context.Context, o Options, c *console) (prepared, error) {
 	if o.RealKafka {
 		g.Go(func() error {
 			var err error
-			p.kafka, err = apachekafka.Find(ctx, func(line string) { c.say("%s", line) })
+			p.kafka, err = kafkaserver.Find(ctx, func(line string) { c.say("%s", line) })
 			return err
 		})
 	}

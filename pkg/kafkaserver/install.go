@@ -1,8 +1,9 @@
 //go:build unix
 
-// Package apachekafka runs a real Apache Kafka from its jars: one node, broker
-// and controller in one process, without Docker and without the tarball.
-package apachekafka
+// Package kafkaserver runs a real Apache Kafka from its jars, without Docker and
+// without the tarball: one node or several, each broker and controller in one
+// process.
+package kafkaserver
 
 import (
 	"bytes"
@@ -167,7 +168,7 @@ func train(ctx context.Context, in Install, archive string) error {
 	}
 	defer func() { _ = os.RemoveAll(temp) }()
 	made := filepath.Join(temp, "classes.jsa")
-	ports, err := freePorts(2)
+	ports, err := FreePorts(2)
 	if err != nil {
 		return err
 	}

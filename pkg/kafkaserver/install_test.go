@@ -1,6 +1,6 @@
 //go:build unix
 
-package apachekafka
+package kafkaserver
 
 import (
 	"os"
