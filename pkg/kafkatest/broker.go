@@ -26,8 +26,9 @@ type Broker struct {
 	kafka.Config
 	Admin *kadm.Client
 
-	t    testing.TB
-	fake *kfake.Cluster
+	t     testing.TB
+	fake  *kfake.Cluster
+	nodes *Nodes
 }
 
 // Start returns a broker for t. A test that has one must not ask for another.
@@ -35,18 +36,39 @@ func Start(t testing.TB) *Broker {
 	t.Helper()
 	b := &Broker{t: t}
 	if Real() {
-		b.Config = shared.take(t)
+		b.nodes = shared.take(t)
+		b.Config = b.nodes.config()
 	} else {
 		b.Config, b.fake = NewCluster(t)
 	}
-	client, err := kgo.NewClient(kgo.SeedBrokers(b.Brokers...), kgo.MetadataMinAge(50*time.Millisecond))
-	require.NoError(t, err)
-	t.Cleanup(client.Close)
-	b.Admin = kadm.NewClient(client)
-	if b.fake == nil {
+	b.connect()
+	if b.nodes != nil {
 		b.empty()
 	}
 	return b
+}
+
+// StartThree returns an Apache Kafka of three nodes for t alone. Without
+// KAFKA=real the test is skipped.
+func StartThree(t testing.TB) *Broker {
+	t.Helper()
+	if !Real() {
+		t.Skip("needs KAFKA=real")
+	}
+	nodes, err := StartNodes(3)
+	require.NoError(t, err)
+	t.Cleanup(nodes.Stop)
+	b := &Broker{t: t, nodes: nodes, Config: nodes.config()}
+	b.connect()
+	return b
+}
+
+func (b *Broker) connect() {
+	b.t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(b.Brokers...), kgo.MetadataMinAge(50*time.Millisecond))
+	require.NoError(b.t, err)
+	b.t.Cleanup(client.Close)
+	b.Admin = kadm.NewClient(client)
 }
 
 // StartFake is Start for tests that are about anything but the broker.
@@ -71,12 +93,7 @@ func (b *Broker) Fake() *kfake.Cluster {
 }
 
 // Nodes returns the Apache Kafka, nil for the fake.
-func (b *Broker) Nodes() *Nodes {
-	if b.fake != nil {
-		return nil
-	}
-	return shared.nodes
-}
+func (b *Broker) Nodes() *Nodes { return b.nodes }
 
 // empty removes what the test before left behind.
 func (b *Broker) empty() {
@@ -112,7 +129,7 @@ type one struct {
 
 var shared one
 
-func (o *one) take(t testing.TB) kafka.Config {
+func (o *one) take(t testing.TB) *Nodes {
 	t.Helper()
 	o.mu.Lock()
 	t.Cleanup(o.mu.Unlock) // after everything that the test starts from here on
@@ -127,7 +144,7 @@ func (o *one) take(t testing.TB) kafka.Config {
 		o.nodes, err = StartNodes(n)
 		require.NoError(t, err)
 	}
-	return kafka.Config{Brokers: o.nodes.Addrs(), Partitions: 3, Replication: -1}
+	return o.nodes
 }
 
 // M runs a package's tests and stops the Apache Kafka that they used:

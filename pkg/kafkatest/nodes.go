@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tiffin-platform/tiffin/pkg/kafka"
 	"github.com/tiffin-platform/tiffin/pkg/kafkaserver"
 	"github.com/tiffin-platform/tiffin/pkg/proc"
 )
@@ -77,6 +78,10 @@ func (c *Nodes) Addrs() []string {
 		addrs = append(addrs, fmt.Sprintf("127.0.0.1:%d", s.Port))
 	}
 	return addrs
+}
+
+func (c *Nodes) config() kafka.Config {
+	return kafka.Config{Brokers: c.Addrs(), Partitions: 3, Replication: -1}
 }
 
 // Kill kills node i as a power cut would.
