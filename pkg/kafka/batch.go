@@ -77,7 +77,7 @@ func (w *worker) try(ctx context.Context, items []*item) *fault {
 	for _, it := range heads {
 		inbox.Finish(s.Tx(), it.key, it.event.ID)
 	}
-	if f := commit(ctx, s); f != nil {
+	if f := w.c.commit(ctx, s, "batch"); f != nil {
 		return f
 	}
 	w.drainLater(heads)
@@ -87,8 +87,10 @@ func (w *worker) try(ctx context.Context, items []*item) *fault {
 // errFull makes a batch wait until its key has room for another follower.
 var errFull = errors.New("too many events wait behind the key")
 
-func commit(ctx context.Context, s *outbox.Session) *fault {
+func (c *Consumer) commit(ctx context.Context, s *outbox.Session, what string) *fault {
+	c.at("before commit", what)
 	err := s.Commit(ctx)
+	c.at("after commit", what)
 	if err == nil {
 		return nil
 	}

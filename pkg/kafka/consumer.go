@@ -32,6 +32,7 @@ type Consumer struct {
 	m       *metrics
 	tracer  trace.Tracer // nil when tracing is off
 	now     func() time.Time
+	at      func(point, what string) // tests stop here, where a crash matters
 	subs    map[string]*Subscription // by topic
 	numbers map[int16]*Subscription
 	levels  map[string]int // of the retry topics
@@ -64,7 +65,7 @@ func NewConsumer(cfg Config, cc ConsumerConfig, db *outbox.DB, log *slog.Logger,
 		return nil, err
 	}
 	c := &Consumer{
-		cfg: cfg, cc: cc, db: db, log: log, reg: reg, m: newMetrics(reg), now: time.Now,
+		cfg: cfg, cc: cc, db: db, log: log, reg: reg, m: newMetrics(reg), now: time.Now, at: func(string, string) {},
 		subs: map[string]*Subscription{}, numbers: map[int16]*Subscription{}, levels: map[string]int{},
 		slots:    make(slots, max(1, db.Pool.Config().MaxConns/2)),
 		prepares: make(slots, cc.PrepareConcurrency),

@@ -206,7 +206,7 @@ func (d *drainer) handle(ctx context.Context, t *turn) *fault {
 	}
 	s.Own(outbox.NoOwner)
 	inbox.Release(s.Tx(), d.key)
-	return commit(ctx, s)
+	return d.c.commit(ctx, s, "drain")
 }
 
 func (d *drainer) take(ctx context.Context, s *outbox.Session, events []inbox.Event) *fault {
@@ -278,7 +278,7 @@ func (d *drainer) record(ctx context.Context, t *turn, f failure) (bool, *fault)
 		d.c.bury(s.Tx(), it, f)
 		inbox.Release(s.Tx(), d.key)
 	}
-	if stop := commit(ctx, s); stop != nil {
+	if stop := d.c.commit(ctx, s, "failure"); stop != nil {
 		return false, stop
 	}
 	d.c.report(ctx, it, f)

@@ -38,7 +38,7 @@ func (w *worker) fail(ctx context.Context, it *item, f failure) *fault {
 	defer s.Rollback()
 	if _, won := state.Won[it.claim]; !won {
 		it.result = resultDuplicate
-		return commit(ctx, s)
+		return c.commit(ctx, s, "failure")
 	}
 	parked, isParked := state.Parked[it.key]
 	isHead := it.keyed && isParked && parked.Head == it.event.ID
@@ -58,7 +58,7 @@ func (w *worker) fail(ctx context.Context, it *item, f failure) *fault {
 	if err != nil {
 		return &fault{index: -1, class: classify(ctx, err, phaseCommit, s.Broken()), err: err}
 	}
-	if fault := commit(ctx, s); fault != nil {
+	if fault := c.commit(ctx, s, "failure"); fault != nil {
 		return fault
 	}
 	c.report(ctx, it, f)

@@ -10,7 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tiffin-platform/tiffin/pkg/event"
+	"github.com/tiffin-platform/tiffin/pkg/kafkatest"
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
+	"github.com/tiffin-platform/tiffin/pkg/pgtest"
 )
 
 // slowTx is a transaction that the test commits or rolls back by hand.
@@ -122,12 +124,12 @@ func TestAGapStaysOpenForTransactionsThatBeganLate(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t)
+			// Transaction ids are the whole server's: another test's commit at
+			// the wrong moment would hide the defect.
+			w := newWorldIn(t, pgtest.Own(t, nil).Pool, kafkatest.StartFake(t))
 			r := w.relay(outbox.RelayConfig{})
 			c.change(r)
 			run(t, r.Run)
-			// Transaction ids are the whole server's: another test's commit
-			// at the wrong moment hides the defect, so there are more rounds.
 			lost := 0
 			for round := 1; round <= 30 && lost == 0; round++ {
 				visible := w.begin().takeXid()

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -16,7 +14,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -24,8 +21,7 @@ import (
 
 	"github.com/tiffin-platform/tiffin/pkg/kafkatest"
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
-	"github.com/tiffin-platform/tiffin/pkg/pgserver"
-	"github.com/tiffin-platform/tiffin/pkg/postgres"
+	"github.com/tiffin-platform/tiffin/pkg/pgtest"
 	"github.com/tiffin-platform/tiffin/pkg/proc"
 )
 
@@ -39,7 +35,8 @@ import (
 // COMMIT was lost.
 type storm struct {
 	seed    uint64
-	lasts   time.Duration
+	lasts   time.Duration // at least, and
+	events  int64         // until so many are committed
 	variant string
 	writers int
 
@@ -50,18 +47,20 @@ type storm struct {
 	kills    bool // relay processes die and freeze, connections break
 	broker   bool // the broker is away or answers with errors
 	restarts bool // the database server is killed
+
+	committed *atomic.Int64 // events, as far as the writers know
 }
 
-// TestStorm runs for a few seconds by default. The long form, per seed more
-// than 100,000 events on an idle machine:
+// TestStorm runs for a few seconds by default. The long form, of so many events
+// for each kind of trouble:
 //
-//	OUTBOX_STORM=60s OUTBOX_STORM_SEED=1 go test -run 'TestStorm' -timeout 30m ./outbox
+//	OUTBOX_STORM=100000 OUTBOX_STORM_SEED=1 go test -run 'TestStorm$' -v -timeout 1h ./outbox
 func TestStorm(t *testing.T) {
 	t.Parallel()
-	lasts, slow := 1500*time.Millisecond, 150*time.Millisecond
+	slow, events := 150*time.Millisecond, int64(0)
 	if s := os.Getenv("OUTBOX_STORM"); s != "" {
 		var err error
-		lasts, err = time.ParseDuration(s)
+		events, err = strconv.ParseInt(s, 10, 64)
 		require.NoError(t, err)
 		slow = 1500 * time.Millisecond
 	}
@@ -71,7 +70,7 @@ func TestStorm(t *testing.T) {
 		seed, err = strconv.ParseUint(s, 10, 64)
 		require.NoError(t, err)
 	}
-	calm := storm{seed: seed, lasts: lasts, variant: "ours", writers: 24, slow: slow, slowpoke: 4, pairs: 2}
+	calm := storm{seed: seed, lasts: 1500 * time.Millisecond, events: events, variant: "ours", writers: 24, slow: slow, slowpoke: 4, pairs: 2}
 	rough := calm
 	rough.kills, rough.broker = true, true
 	restarts := rough
@@ -80,6 +79,7 @@ func TestStorm(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			v, events := s.run(t, kafkatest.Start(t))
 			t.Logf("seed %d: %d events, %+v", seed, events, v)
+			require.GreaterOrEqual(t, int64(events), s.events)
 			require.Zero(t, v.lost, "seed %d", seed)
 			require.Zero(t, v.late, "seed %d", seed)
 			if name == "calm" {
@@ -115,13 +115,16 @@ const stormKeys = 60
 
 func (s storm) run(t *testing.T, broker *kafkatest.Broker) (verdict, int) {
 	t.Helper()
-	server, pool := stormServer(t)
+	server := pgtest.Own(t, nil)
+	pool := server.Pool
 	w := newWorldIn(t, pool, broker)
 	_, err := pool.Exec(t.Context(), `create table counters (key text primary key, n int not null default 0) with (fillfactor = 50)`)
 	require.NoError(t, err)
 
-	ctx, stop := context.WithTimeout(t.Context(), s.lasts)
+	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
+	var committed atomic.Int64
+	s.committed = &committed
 	var g sync.WaitGroup
 	for i := range s.writers {
 		g.Go(func() { s.write(ctx, w, i < s.slowpoke, rand.New(rand.NewPCG(s.seed, uint64(i)))) })
@@ -131,9 +134,10 @@ func (s storm) run(t *testing.T, broker *kafkatest.Broker) (verdict, int) {
 	}
 	rng := rand.New(rand.NewPCG(s.seed, 1_000_000))
 	relays := []*proc.Process{s.relay(w, rng), s.relay(w, rng)}
-	for ctx.Err() == nil {
+	for began := time.Now(); time.Since(began) < s.lasts || committed.Load() < s.events; {
 		s.trouble(ctx, w, server, relays, rng)
 	}
+	stop()
 	g.Wait()
 	if !s.kills {
 		w.drained() // the kills below may repeat what is under way
@@ -169,7 +173,7 @@ func (s storm) relay(w *world, rng *rand.Rand) *proc.Process {
 	return w.child(s.variant, time.Second, crash)
 }
 
-func (s storm) trouble(ctx context.Context, w *world, server *stormDB, relays []*proc.Process, rng *rand.Rand) {
+func (s storm) trouble(ctx context.Context, w *world, server *pgtest.Server, relays []*proc.Process, rng *rand.Rand) {
 	wait := func(d time.Duration) {
 		select {
 		case <-ctx.Done():
@@ -213,7 +217,7 @@ func (s storm) trouble(ctx context.Context, w *world, server *stormDB, relays []
 		wait(time.Duration(50+rng.IntN(300)) * time.Millisecond)
 		accept()
 	case dice == 9 && s.restarts:
-		server.crash(w.t)
+		server.Crash()
 	}
 }
 
@@ -242,9 +246,10 @@ var errOdd = errors.New("rolled back on purpose")
 func (s storm) transact(ctx context.Context, conn *pgx.Conn, slow bool, rng *rand.Rand) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	events := 1 + rng.IntN(3)
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		key := "key-" + strconv.Itoa(1+rng.IntN(stormKeys))
-		for range 1 + rng.IntN(3) {
+		for range events {
 			var n int
 			if err := tx.QueryRow(ctx, count1, key).Scan(&n); err != nil {
 				return err
@@ -281,6 +286,9 @@ func (s storm) transact(ctx context.Context, conn *pgx.Conn, slow bool, rng *ran
 	})
 	if errors.Is(err, errOdd) {
 		return nil
+	}
+	if err == nil {
+		s.committed.Add(int64(events))
 	}
 	return err
 }
@@ -329,55 +337,4 @@ func put(ctx context.Context, tx pgx.Tx, key string, n int) error {
 	e := newEvent(key)
 	_, err := tx.Exec(ctx, insertRow, e.ID, e.Type, []byte(key), []byte(strconv.Itoa(n)), outbox.EncodeEvent(e))
 	return err
-}
-
-// stormDB is a database server of the storm's own, which it may kill.
-type stormDB struct {
-	o  pgserver.Options
-	at atomic.Pointer[pgserver.Server]
-}
-
-func stormServer(t *testing.T) (*stormDB, *pgxpool.Pool) {
-	t.Helper()
-	id, err := pgserver.Unprivileged()
-	require.NoError(t, err)
-	bin, err := pgserver.Finder{Getenv: os.Getenv, Identity: id}.Find(t.Context())
-	require.NoError(t, err)
-	cache, err := pgserver.CacheDir(id)
-	require.NoError(t, err)
-	dir, err := os.MkdirTemp(cache, "storm-")
-	require.NoError(t, err)
-	require.NoError(t, os.Chmod(dir, 0o711))
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, l.Close())
-	s := &stormDB{o: pgserver.Options{
-		Binaries: bin, Identity: id, Data: filepath.Join(dir, "data"), Port: l.Addr().(*net.TCPAddr).Port,
-		User: "storm", Password: "storm", Databases: []string{"storm"}, Death: syscall.SIGQUIT,
-		// The server is killed, the machine is not: what was written stays.
-		Settings: map[string]string{"fsync": "off", "full_page_writes": "off", "max_connections": "100"},
-	}}
-	require.NoError(t, pgserver.Init(t.Context(), s.o))
-	s.start(t)
-	t.Cleanup(func() { s.at.Load().Stop() })
-	pool, err := postgres.Open(t.Context(), postgres.Config{URL: s.o.URL("storm"), MaxConns: 5})
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-	require.NoError(t, postgres.Migrate(t.Context(), pool, nil))
-	return s, pool
-}
-
-func (s *stormDB) start(t testing.TB) {
-	t.Helper()
-	server, err := pgserver.Start(context.Background(), s.o)
-	require.NoError(t, err)
-	s.at.Store(server)
-}
-
-// crash kills the server as a power cut would, memory of the machine excepted.
-func (s *stormDB) crash(t testing.TB) {
-	t.Helper()
-	s.at.Load().Process.Stop(syscall.SIGKILL, patience)
-	s.start(t)
 }
