@@ -18,7 +18,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"go.uber.org/goleak"
 
 	"github.com/tiffin-platform/tiffin/pkg/event"
 	"github.com/tiffin-platform/tiffin/pkg/inbox"
@@ -29,11 +28,10 @@ import (
 	"github.com/tiffin-platform/tiffin/pkg/postgres"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(kafkatest.M{M: m}) }
-
 // schema has no unique key on purpose: an effect that happens twice is seen.
 var schema = fstest.MapFS{"00001_effects.sql": {Data: []byte(`-- +goose Up
 create table effects (seq bigint generated always as identity primary key, event_id uuid not null, key text not null, note text not null);
+create table ledger (call text not null);
 create table strict (note text not null, amount int check (amount > 0), unique (note) deferrable initially deferred);
 `)}}
 
@@ -86,16 +84,20 @@ func setupWithoutRelay(t *testing.T) *rig {
 func newRig(t *testing.T, broker *kafkatest.Broker, pool *pgxpool.Pool) *rig {
 	r := &rig{t: t, broker: broker, cfg: broker.Config, pool: pool, reg: prometheus.NewRegistry(), log: logger()}
 	r.db = outbox.NewDB(pool, postgres.NewDoorbell(pool, r.log))
-	r.cc = kafka.ConsumerConfig{
-		Group: group, DLQ: dlq, RetryDelays: delays,
-		SweepInterval: 50 * time.Millisecond, OverdueAfter: time.Hour, WatchInterval: 50 * time.Millisecond,
-	}
+	r.cc = settings()
 	var err error
 	r.client, err = kafka.NewClient(r.cfg, "test", r.log, nil, kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)))
 	require.NoError(t, err)
 	t.Cleanup(r.client.Close)
 	require.NoError(t, kafka.EnsureTopics(t.Context(), r.client, r.cfg, topic))
 	return r
+}
+
+func settings() kafka.ConsumerConfig {
+	return kafka.ConsumerConfig{
+		Group: group, DLQ: dlq, RetryDelays: delays,
+		SweepInterval: 50 * time.Millisecond, OverdueAfter: time.Hour, WatchInterval: 50 * time.Millisecond,
+	}
 }
 
 func logger() *slog.Logger {
