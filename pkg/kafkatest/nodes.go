@@ -52,7 +52,7 @@ func StartNodes(n int) (*Nodes, error) {
 		})
 	}
 	for i := range n {
-		if err := c.launch(ctx, i); err != nil {
+		if err := c.Launch(i); err != nil {
 			c.Stop()
 			return nil, err
 		}
@@ -66,8 +66,9 @@ func StartNodes(n int) (*Nodes, error) {
 	return c, nil
 }
 
-func (c *Nodes) launch(ctx context.Context, i int) (err error) {
-	c.procs[i], err = c.servers[i].Start(ctx, &c.out)
+// Launch starts node i without waiting for it.
+func (c *Nodes) Launch(i int) (err error) {
+	c.procs[i], err = c.servers[i].Start(context.Background(), &c.out)
 	return err
 }
 
@@ -89,7 +90,7 @@ func (c *Nodes) Kill(i int) { c.procs[i].Stop(syscall.SIGKILL, time.Minute) }
 
 // Restart starts a node that was killed and waits until it answers.
 func (c *Nodes) Restart(ctx context.Context, i int) error {
-	if err := c.launch(ctx, i); err != nil {
+	if err := c.Launch(i); err != nil {
 		return err
 	}
 	return c.servers[i].WaitReady(ctx)
