@@ -10,26 +10,29 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Prune forgets at most limit claims of consumer that are older than horizon,
+// Prune forgets at most limit claims of consumer that are older than retention,
 // and reports how many. A claim is old when both its event and the claim itself
-// are: a letter redriven after a month was claimed today.
-func Prune(ctx context.Context, pool *pgxpool.Pool, consumer int16, horizon time.Time, limit int) (int64, error) {
-	// The first range is where the old claims are. The second holds ids of other
-	// producers that carry no time, or one from the future; it is small.
-	tag, err := pool.Exec(ctx, `delete from msg.processed_events p using (
-			(select event_id, attempt from msg.processed_events
-				where consumer = $1 and event_id < $2 and at < $4 order by event_id limit $5)
-			union all
-			(select event_id, attempt from msg.processed_events
-				where consumer = $1 and event_id > $3 and at < $4 order by event_id limit $5)
-		) old
-		where p.consumer = $1 and p.event_id = old.event_id and p.attempt = old.attempt`,
-		consumer, [16]byte(firstID(horizon)), [16]byte(firstID(time.Now().Add(24*time.Hour))), horizon, limit)
+// are: a letter redriven after a month was claimed today. The event's age is
+// told by now, the caller's clock, and the claim's by the database's: one of
+// them that is wrong forgets nothing.
+func Prune(ctx context.Context, pool *pgxpool.Pool, consumer int16, now time.Time, retention time.Duration, limit int) (int64, error) {
+	tag, err := pool.Exec(ctx, sqlPrune, consumer, [16]byte(firstID(now.Add(-retention))), [16]byte(firstID(now.Add(24*time.Hour))), retention, limit)
 	if err != nil {
 		return 0, fmt.Errorf("prune processed events: %w", err)
 	}
 	return tag.RowsAffected(), nil
 }
+
+// The first range is where the old claims are. The second holds ids of other
+// producers that carry no time, or one from the future; it is small.
+const sqlPrune = `delete from msg.processed_events p using (
+		(select event_id, attempt from msg.processed_events
+			where consumer = $1 and event_id < $2 and at < now() - $4::interval order by event_id limit $5)
+		union all
+		(select event_id, attempt from msg.processed_events
+			where consumer = $1 and event_id > $3 and at < now() - $4::interval order by event_id limit $5)
+	) old
+	where p.consumer = $1 and p.event_id = old.event_id and p.attempt = old.attempt`
 
 // firstID returns the lowest id with a time of t.
 func firstID(t time.Time) uuid.UUID {

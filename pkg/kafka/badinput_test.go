@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tiffin-platform/tiffin/pkg/deadletter"
 	"github.com/tiffin-platform/tiffin/pkg/event"
 	"github.com/tiffin-platform/tiffin/pkg/kafka"
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
@@ -28,17 +30,21 @@ func setHeader(rec *kgo.Record, name, value string) *kgo.Record {
 	return rec
 }
 
+// idOf returns an id that says it was made at t.
+func idOf(t time.Time) uuid.UUID {
+	id := uuid.Must(uuid.NewV7())
+	for i := range 6 {
+		id[i] = byte(t.UnixMilli() >> (8 * (5 - i)))
+	}
+	return id
+}
+
 // Each bad record has a written outcome, and the one after it on the same
 // partition is handled.
 func TestBadRecords(t *testing.T) {
 	good := func() *kgo.Record { return record(order(uuid.New(), "fine")) }
-	old := func() *kgo.Record {
-		id := uuid.Must(uuid.NewV7())
-		at := time.Now().Add(-15 * 24 * time.Hour).UnixMilli()
-		for i := range 6 {
-			id[i] = byte(at >> (8 * (5 - i)))
-		}
-		return setHeader(good(), "ce_id", id.String())
+	made := func(ago time.Duration) *kgo.Record {
+		return setHeader(good(), "ce_id", idOf(time.Now().Add(-ago)).String())
 	}
 	forged := func() *kgo.Record {
 		rec := good()
@@ -76,7 +82,23 @@ func TestBadRecords(t *testing.T) {
 		"unusable time":         {setHeader(good(), "ce_time", "yesterday"), ""},
 		"unusable traceparent":  {setHeader(good(), "traceparent", "00-zz"), ""},
 		"repeated headers":      {with(func(r *kgo.Record) { r.Headers = append(r.Headers, r.Headers...) }), ""},
-		"older than the memory": {old(), "expired"},
+		"older than the memory": {made(15 * 24 * time.Hour), "expired"},
+		"from 1970":             {setHeader(good(), "ce_id", idOf(time.UnixMilli(0)).String()), "expired"},
+		"from next year":        {made(-365 * 24 * time.Hour), ""},
+		"from the last ms":      {setHeader(good(), "ce_id", idOf(time.UnixMilli(1<<48-1)).String()), ""},
+		"recorded in 1970":      {with(func(r *kgo.Record) { r.Timestamp = time.UnixMilli(1) }), ""},
+		"recorded in 50 min":    {with(func(r *kgo.Record) { r.Timestamp = time.Now().Add(50 * time.Minute) }), ""},
+		"UTF-16 headers":        {setHeader(good(), "ce_id", "\xff\xfe0\x001\x009\x00"), "undecodable"},
+		"UTF-16 data":           {with(func(r *kgo.Record) { r.Value = []byte("\xff\xfe{\x00}\x00") }), "undecodable"},
+		"huge id":               {setHeader(good(), "ce_id", strings.Repeat("0", 64<<10)), "undecodable"},
+		"huge type":             {setHeader(good(), "ce_type", strings.Repeat("t", 64<<10)), "unknown_type"},
+		"huge subject":          {setHeader(good(), "ce_subject", strings.Repeat("s", 64<<10)), ""},
+		"another subject":       {setHeader(good(), "ce_subject", uuid.NewString()), ""},
+		"empty key":             {with(func(r *kgo.Record) { r.Key = []byte{} }), ""},
+		"null header":           {with(func(r *kgo.Record) { r.Headers = append(r.Headers, kgo.RecordHeader{Key: "ce_id"}) }), "undecodable"},
+		"nameless header":       {with(func(r *kgo.Record) { r.Headers = append(r.Headers, kgo.RecordHeader{Value: []byte("x")}) }), ""},
+		"1,000 headers":         {with(func(r *kgo.Record) { r.Headers = append(r.Headers, make([]kgo.RecordHeader, 1000)...) }), ""},
+		"deep JSON":             {with(func(r *kgo.Record) { r.Value = []byte(strings.Repeat(`{"a":`, 100_000)) }), "undecodable"},
 		"forged retry headers":  {forged(), ""},
 		"unknown fields":        {with(func(r *kgo.Record) { r.Value = append([]byte(`{"new":{"a":[1]},`), r.Value[1:]...) }), ""},
 	}
@@ -133,6 +155,59 @@ func TestBadRetryRecords(t *testing.T) {
 	r.eventually("the others are dead", func() bool {
 		return r.count(`select count(*) from msg.dead_letters where error_class = 'unroutable'`) == 3
 	})
+}
+
+// A clock that is set back while a retry waits does not make it wait longer.
+func TestClockSetBack(t *testing.T) {
+	r := setup(t)
+	id := uuid.New()
+	var back atomic.Bool
+	sub, _ := failing(2, errors.New("not yet"), "x")
+	c, err := kafka.NewConsumer(r.cfg, r.cc, r.db, r.log, r.reg, sub)
+	require.NoError(t, err)
+	c.Clock(func() time.Time {
+		if back.Load() {
+			return time.Now().Add(-time.Hour)
+		}
+		return time.Now()
+	})
+	c.At(func(_, what string) { back.Store(back.Load() || what == "failure") })
+	r.background(c.Run)
+	r.produce(order(id, "x"))
+	r.eventually("it is retried in its time", func() bool { return len(r.notes(id)) == 1 })
+}
+
+// A clock that runs ahead takes new events for old ones: they are dead letters,
+// which a redrive brings back. It does not forget what was handled.
+func TestClockFarAhead(t *testing.T) {
+	r := setup(t)
+	r.cc.PruneInterval = 10 * time.Millisecond
+	id := uuid.New()
+	first := order(id, "first")
+	stop := r.consume(kafka.On(number, topic, apply))
+	r.produce(first)
+	r.eventually("it is handled", func() bool { return len(r.notes(id)) == 1 })
+	stop()
+
+	c, err := kafka.NewConsumer(r.cfg, r.cc, r.db, r.log, nil, kafka.On(number, topic, apply))
+	require.NoError(t, err)
+	var asked atomic.Int64
+	c.Clock(func() time.Time { asked.Add(1); return time.Now().Add(365 * 24 * time.Hour) })
+	stop = r.background(c.Run)
+	r.produce(order(id, "second"))
+	r.eventually("it takes the event for an old one", func() bool {
+		return r.count(`select count(*) from msg.dead_letters where error_class = 'expired'`) == 1
+	})
+	pruned := asked.Load() + 20
+	r.eventually("it has pruned", func() bool { return asked.Load() > pruned })
+	stop()
+
+	r.consume(kafka.On(number, topic, apply))
+	r.produce(first)
+	_, err = deadletter.NewStore(r.db, group).Redrive(t.Context(), deadletter.Command{Actor: "ada"})
+	require.NoError(t, err)
+	r.eventually("the redriven one is handled", func() bool { return len(r.notes(id)) >= 2 && r.committed(topic) })
+	require.Equal(t, []string{"first", "second"}, r.notes(id))
 }
 
 // A topic may allow more than a retry topic can take. Such a record is dead at

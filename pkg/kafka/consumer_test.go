@@ -2,16 +2,20 @@ package kafka_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/tiffin-platform/tiffin/pkg/deadletter"
 	"github.com/tiffin-platform/tiffin/pkg/event"
 	"github.com/tiffin-platform/tiffin/pkg/kafka"
 	"github.com/tiffin-platform/tiffin/pkg/kafkatest"
@@ -45,6 +49,66 @@ func TestEventTwiceInOneBatchHasOneEffect(t *testing.T) {
 	r.consume(kafka.On(number, topic, apply))
 	r.eventually("all are handled", func() bool { return r.results("processed")+r.results("duplicate") == 5 })
 	require.Equal(t, []string{"first", "second"}, r.notes(id))
+}
+
+// Whatever is delivered again, wherever its first delivery has got to: parked as
+// head or behind it, retried, dead, redriven, done.
+func TestDuplicatesAtEveryPoint(t *testing.T) {
+	r := setup(t)
+	r.cc.RetryDelays = []time.Duration{time.Second, time.Second, time.Second}
+	id, gone := uuid.New(), uuid.New()
+	var all []event.Event
+	for _, n := range names(3, "") {
+		all = append(all, order(id, n))
+	}
+	lost := order(gone, "dead")
+	all = append(all, lost)
+	var fine, mended atomic.Bool
+	r.consume(kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+		switch {
+		case p.Reason == "0" && !fine.Load():
+			return errors.New("not yet")
+		case p.Reason == "dead" && !mended.Load():
+			return kafka.Permanent(errors.New("never"))
+		}
+		return apply(ctx, tx, e, p)
+	}))
+	again := func(records ...*kgo.Record) {
+		t.Helper()
+		for range 3 {
+			for _, rec := range records {
+				r.produceRecords(&kgo.Record{Topic: rec.Topic, Key: rec.Key, Value: rec.Value, Headers: rec.Headers})
+			}
+		}
+	}
+	r.produce(all...)
+	r.eventually("two wait behind the first", func() bool { return r.count(`select count(*) from msg.parked_events`) == 3 })
+	for _, e := range all { // parked, or dead
+		again(record(e))
+	}
+	again(r.read(kafka.RetryTopic(group, 1), 1)...)
+	r.eventually("one is dead", func() bool { return r.size(dlq) == 1 })
+	r.eventually("it is to be tried a third time", func() bool { return r.size(kafka.RetryTopic(group, 2)) == 1 })
+	fine.Store(true)
+	r.eventually("the others are done", func() bool { return len(r.notes(id)) == 3 })
+	again(r.read(kafka.RetryTopic(group, 2), 1)...)
+	for _, e := range all {
+		again(record(e))
+	}
+	mended.Store(true)
+	_, err := deadletter.NewStore(r.db, group).Redrive(t.Context(), deadletter.Command{Actor: "ada"})
+	require.NoError(t, err)
+	r.eventually("the dead one is done", func() bool { return len(r.notes(gone)) == 1 })
+	again(r.read(kafka.RetryTopic(group, 1), 5)...)
+	again(record(lost))
+	r.produce(order(id, "last"), order(gone, "last"))
+	r.eventually("all is read", func() bool {
+		return r.committed(topic, kafka.RetryTopic(group, 1), kafka.RetryTopic(group, 2)) && r.count(`select count(*) from effects`) >= 6
+	})
+	require.Equal(t, []string{"0", "1", "2", "last"}, r.notes(id))
+	require.Equal(t, []string{"dead", "last"}, r.notes(gone))
+	require.EqualValues(t, 1, r.size(dlq))
+	require.Zero(t, r.count(`select count(*) from msg.parked_keys`)+r.count(`select count(*) from msg.parked_events`))
 }
 
 func TestConsumerNumbersAreApart(t *testing.T) {

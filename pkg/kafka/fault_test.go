@@ -223,14 +223,7 @@ func TestProcessedEventsArePruned(t *testing.T) {
 	r := setupWithoutRelay(t)
 	r.cc.PruneInterval = 20 * time.Millisecond
 	r.cc.Retention = time.Hour
-	day := func(n int) uuid.UUID {
-		id := uuid.Must(uuid.NewV7())
-		at := time.Now().Add(time.Duration(n) * 24 * time.Hour).UnixMilli()
-		for i := range 6 {
-			id[i] = byte(at >> (8 * (5 - i)))
-		}
-		return id
-	}
+	day := func(n int) uuid.UUID { return idOf(time.Now().Add(time.Duration(n) * 24 * time.Hour)) }
 	kept := []uuid.UUID{day(0), uuid.New()}
 	_, err := r.pool.Exec(t.Context(), `insert into msg.processed_events (consumer, event_id, attempt, at)
 		select $1, id, 0, now() - interval '1 min' from unnest($2::uuid[]) id`, number, kept)

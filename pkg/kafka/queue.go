@@ -132,24 +132,22 @@ func (w *worker) ready() ([]*kgo.Record, time.Duration) {
 }
 
 // untilDue returns how long a record of a retry topic has to wait yet. The
-// header was written by this group's clock, or forged: nothing waits longer than
-// the topic's delay from when it was first looked at.
+// header was written by this group's clock, or forged, and the clock may be set
+// back meanwhile: nothing waits longer than the topic's delay from when it was
+// first looked at.
 func (w *worker) untilDue(r *kgo.Record) time.Duration {
 	if w.level == 0 {
 		return 0
 	}
-	q, now, delay := &w.queue, w.c.now(), w.c.cc.RetryDelays[w.level-1]
+	q, delay := &w.queue, w.c.cc.RetryDelays[w.level-1]
 	due := readTime((&item{headers: r.Headers}).header(inbox.HeaderRetryDue))
 	if due.IsZero() {
 		due = r.Timestamp.Add(delay)
 	}
 	if q.waits != r.Offset || q.waiting.IsZero() {
-		q.waits, q.waiting = r.Offset, now
+		q.waits, q.waiting = r.Offset, time.Now()
 	}
-	if latest := q.waiting.Add(delay); due.After(latest) {
-		due = latest
-	}
-	return due.Sub(now)
+	return min(due.Sub(w.c.now()), delay-time.Since(q.waiting))
 }
 
 // awaitRoom returns when no queue is full but those of paused partitions. A

@@ -78,7 +78,7 @@ func (c *Consumer) prune(ctx context.Context) error {
 
 func (c *Consumer) pruneConsumer(ctx context.Context, number int16) {
 	for ctx.Err() == nil {
-		n, err := inbox.Prune(ctx, c.db.Pool, number, c.now().Add(-c.cc.Retention), pruneChunk)
+		n, err := inbox.Prune(ctx, c.db.Pool, number, c.now(), c.cc.Retention, pruneChunk)
 		if err != nil {
 			c.log.DebugContext(ctx, "prune failed, the next one will do", "error", err.Error())
 			return
