@@ -2,7 +2,9 @@ package kafka_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -63,6 +65,47 @@ func TestDeletedTopicIsMadeAgain(t *testing.T) {
 	defer client.Close()
 	require.NoError(t, client.ProduceSync(t.Context(), record(order(id, "after"))).FirstErr())
 	r.eventually("it goes on", func() bool { return len(r.notes(id)) == 2 })
+}
+
+// Somebody makes topics again, with other numbers of partitions: what comes
+// then is consumed, and retries go on through topics made again.
+func TestTopicsMadeAgainBySomebody(t *testing.T) {
+	t.Parallel()
+	r := setupWithoutRelay(t)
+	r.cfg.MetadataMaxAge = 50 * time.Millisecond
+	r.cc.WatchInterval = time.Hour // nothing is made again by the consumer
+	client, err := kafka.NewClient(r.cfg, "test", r.log, nil)
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	r.client = client
+	r.relay()
+	var seen sync.Map
+	r.consume(kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+		if _, again := seen.LoadOrStore(e.ID, true); !again && p.Reason != "0" {
+			return errors.New("the first time")
+		}
+		return apply(ctx, tx, e, p)
+	}))
+	id, want := uuid.New(), []string{"0"}
+	emit := func(note string) {
+		e := order(id, note)
+		require.NoError(t, r.db.InTx(t.Context(), func(tx *outbox.Tx) error { tx.Emit(t.Context(), e); return nil }))
+	}
+	emit("0")
+	r.eventually("it consumes", func() bool { return len(r.notes(id)) == 1 })
+	for _, partitions := range []int32{1, 5} {
+		topics := []string{topic, kafka.RetryTopic(group, 1)}
+		_, err := r.broker.Admin.DeleteTopics(t.Context(), topics...)
+		require.NoError(t, err)
+		r.eventually("they are made again", func() bool {
+			made, err := r.broker.Admin.CreateTopics(t.Context(), partitions, -1, nil, topics...)
+			return err == nil && made.Error() == nil
+		})
+		want = append(want, fmt.Sprint(partitions))
+		emit(fmt.Sprint(partitions))
+		r.eventually("it goes on", func() bool { return len(r.notes(id)) == len(want) })
+	}
+	require.Equal(t, want, r.notes(id))
 }
 
 func TestAddedPartitionsAreConsumed(t *testing.T) {

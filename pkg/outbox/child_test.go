@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -31,6 +32,7 @@ const (
 	envVariant = "OUTBOX_TEST_RELAY_VARIANT"
 	envLease   = "OUTBOX_TEST_RELAY_LEASE"
 	envCrash   = "OUTBOX_TEST_RELAY_CRASH" // "<times>:<point>"
+	envWriter  = "OUTBOX_TEST_WRITER"      // "before" or "after" its third COMMIT: where a writer dies
 )
 
 var variants = map[string]func(*outbox.Relay){
@@ -55,6 +57,9 @@ func childMain() int {
 	pool, err := pgxpool.New(ctx, os.Getenv(envURL))
 	if err != nil {
 		return fail(err)
+	}
+	if dies := os.Getenv(envWriter); dies != "" {
+		return fail(writeAndDie(ctx, pool, dies))
 	}
 	client, err := kgo.NewClient(clientOpts(strings.Split(os.Getenv(envBrokers), ","))...)
 	if err != nil {
@@ -89,6 +94,57 @@ func childMain() int {
 	return 0
 }
 
+// writeAndDie counts in a table what it emits, and is killed.
+func writeAndDie(ctx context.Context, pool *pgxpool.Pool, dies string) error {
+	db := outbox.NewDB(pool, nil)
+	die := func() {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	}
+	for i := 1; ; i++ {
+		err := db.InTx(ctx, func(tx *outbox.Tx) error {
+			var n int
+			if err := tx.QueryRow(ctx, count1, "w").Scan(&n); err != nil {
+				return err
+			}
+			e := newEvent("w")
+			e.Data = []byte(strconv.Itoa(n))
+			tx.Emit(ctx, e)
+			if i == 3 && dies == "before" {
+				die()
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if i == 3 {
+			die()
+		}
+	}
+}
+
+func TestAKilledWriterEmitsWhatItCommitted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	_, err := w.pool.Exec(t.Context(), countersTable)
+	require.NoError(t, err)
+	run(t, w.relay(outbox.RelayConfig{}).Run)
+	want := 0
+	for _, dies := range []string{"before", "after", "before"} {
+		want += map[string]int{"before": 2, "after": 3}[dies]
+		p := w.childWith(envWriter + "=" + dies)
+		<-p.Done()
+		require.ErrorContains(t, p.Err(), "killed")
+		var n int
+		require.NoError(t, w.pool.QueryRow(t.Context(), `select n from counters`).Scan(&n))
+		require.Equal(t, want, n)
+		w.reaches(int64(want)) // a row that was not committed drew no number
+		require.Equal(t, verdict{}, judge(w.published(), each(want, "w")))
+	}
+	w.closes()
+}
+
 func clientOpts(brokers []string) []kgo.Opt {
 	return []kgo.Opt{kgo.SeedBrokers(brokers...), kgo.ProducerLinger(0), kgo.MetadataMinAge(50 * time.Millisecond)}
 }
@@ -96,12 +152,16 @@ func clientOpts(brokers []string) []kgo.Opt {
 // child starts a relay process. crash is empty or names a point to die at.
 func (w *world) child(variant string, lease time.Duration, crash string) *proc.Process {
 	w.t.Helper()
+	return w.childWith(envVariant+"="+variant, envLease+"="+lease.String(), envCrash+"="+crash)
+}
+
+func (w *world) childWith(env ...string) *proc.Process {
+	w.t.Helper()
 	self, err := os.Executable()
 	require.NoError(w.t, err)
 	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(),
-		envURL+"="+w.pool.Config().ConnString(), envBrokers+"="+strings.Join(w.broker.Brokers, ","),
-		envVariant+"="+variant, envLease+"="+lease.String(), envCrash+"="+crash)
+	cmd.Env = append(append(os.Environ(), env...),
+		envURL+"="+w.pool.Config().ConnString(), envBrokers+"="+strings.Join(w.broker.Brokers, ","))
 	if testing.Verbose() {
 		cmd.Stderr = os.Stderr
 	}

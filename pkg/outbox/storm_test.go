@@ -118,7 +118,7 @@ func (s storm) run(t *testing.T, broker *kafkatest.Broker) (verdict, int) {
 	server := pgtest.Own(t, nil)
 	pool := server.Pool
 	w := newWorldIn(t, pool, broker)
-	_, err := pool.Exec(t.Context(), `create table counters (key text primary key, n int not null default 0) with (fillfactor = 50)`)
+	_, err := pool.Exec(t.Context(), countersTable)
 	require.NoError(t, err)
 
 	ctx, stop := context.WithCancel(t.Context())
@@ -238,6 +238,8 @@ func (s storm) write(ctx context.Context, w *world, slow bool, rng *rand.Rand) {
 		_ = conn.Close(context.WithoutCancel(ctx))
 	}
 }
+
+const countersTable = `create table counters (key text primary key, n int not null default 0) with (fillfactor = 50)`
 
 const count1 = `insert into counters as c (key, n) values ($1, 1) on conflict (key) do update set n = c.n + 1 returning n`
 
