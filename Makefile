@@ -37,13 +37,17 @@ reset: ## stop Compose and delete its data
 
 ## --- check ---
 
-.PHONY: test e2e race vet lint fmt tidy vulncheck build bench chaos
+.PHONY: test e2e race vet lint fmt tidy vulncheck build bench chaos kafka storm
 test: ## all tests
 	$(call each,$(MODULES),go test ./...)
 e2e: ## black-box tests through :5000; TARGET=local, compose or a URL
 	cd deploy && GOWORK=off TARGET=$(TARGET) go test -tags e2e -count=1 -parallel 8 -timeout 20m ./e2e/
 chaos: ## break everything under load, by SEED=; DURATION=20s, SEEDS=20, RATE=40
 	@$(call program,chaos)
+kafka: ## messaging tests against Apache Kafka, needs Java and Maven; KAFKA_NODES=3
+	cd pkg && GOWORK=off KAFKA=real go test -count=1 -timeout 40m ./kafkaserver ./kafka ./outbox
+storm: ## the outbox in trouble, until so many events: EVENTS=100000 SEED=1
+	cd pkg && GOWORK=off OUTBOX_STORM=$(or $(EVENTS),100000) OUTBOX_STORM_SEED=$(SEED) go test -count=1 -timeout 2h -v -run 'TestStorm$$' ./outbox
 bench: ## measure: BENCH=messaging, saga, gateway or growth; QUICK=1, ARGS='-rounds 9'
 	cd deploy/bench && GOWORK=off go run . $(BENCH) $(ARGS)
 race: ## all tests under the race detector

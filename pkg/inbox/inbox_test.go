@@ -2,12 +2,10 @@ package inbox_test
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -182,31 +180,40 @@ func TestTimeOf(t *testing.T) {
 	require.False(t, ok)
 }
 
-// The plans of what runs for every batch: each looks its rows up, however large
-// the tables have become.
-func TestPlansOfHotQueries(t *testing.T) {
+// Each statement looks its rows up, however large the tables have become: with
+// many old claims, many parked keys that are due, and many events behind one.
+func TestNoStatementReadsOrSortsAWholeTable(t *testing.T) {
 	_, pool := setup(t)
 	_, err := pool.Exec(t.Context(), `
-		insert into msg.processed_events (consumer, event_id, attempt) select 1, gen_random_uuid(), 0 from generate_series(1, 50000);
-		insert into msg.parked_keys (consumer, key, head_event, head_due) select 1, n::text::bytea, gen_random_uuid(), now() + interval '1 day' from generate_series(1, 20000) n;
-		insert into msg.parked_events (consumer, key, event_id, topic, partition, "offset", headers) select 1, n::text::bytea, gen_random_uuid(), 't', 0, n, '' from generate_series(1, 20000) n`)
+		insert into msg.processed_events (consumer, event_id, attempt, at) select 1, gen_random_uuid(), 0, now() - interval '1 day' from generate_series(1, 50000);
+		insert into msg.parked_keys (consumer, key, head_event, head_due) select 1, n::text::bytea, gen_random_uuid(), now() - interval '1 day' from generate_series(1, 20000) n;
+		insert into msg.parked_events (consumer, key, event_id, topic, partition, "offset", headers) select 1, n::text::bytea, gen_random_uuid(), 't', 0, n, '' from generate_series(1, 20000) n;
+		insert into msg.parked_events (consumer, key, event_id, topic, partition, "offset", headers) select 1, '7', gen_random_uuid(), 't', 0, n, '' from generate_series(1, 10000) n`)
 	require.NoError(t, err)
-	_, err = pool.Exec(t.Context(), `analyze msg.processed_events, msg.parked_keys, msg.parked_events`)
+	plans := pgtest.Watch(t, pool)
+	db, ctx := outbox.NewDB(plans.Pool, nil), t.Context()
+	k := inbox.Key{Consumer: 1, Bytes: "7"}
+	all := claims(3)
+	e := inbox.Event{ID: all[0].Event, Topic: "t", Time: time.Now()}
+
+	_, _, err = inbox.Look(ctx, plans.Pool, all, []inbox.Key{k})
 	require.NoError(t, err)
-	conn, err := pool.Acquire(t.Context())
+	s, _, err := inbox.Begin(ctx, db, all, []inbox.Key{k})
 	require.NoError(t, err)
-	defer conn.Release()
-	_, err = conn.Exec(t.Context(), `set plan_cache_mode = force_generic_plan`)
+	_, err = inbox.Park(ctx, s.Tx(), inbox.Key{Consumer: 2, Bytes: "new"}, e, time.Now())
 	require.NoError(t, err)
-	for name, q := range inbox.HotQueries {
-		_, err := conn.Exec(t.Context(), `prepare `+name+` `+q.Types+` as `+q.SQL)
-		require.NoError(t, err, name)
-		rows, err := conn.Query(t.Context(), `explain (costs off) execute `+name+q.Args, pgx.QueryExecModeSimpleProtocol)
-		require.NoError(t, err, name)
-		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		require.NoError(t, err, name)
-		plan := strings.Join(lines, "\n")
-		require.NotContains(t, plan, "Seq Scan", name)
-		require.Contains(t, plan, "Index", name)
-	}
+	inbox.Follow(s.Tx(), k, e)
+	_, err = inbox.Repark(ctx, s.Tx(), k, e, time.Now())
+	require.NoError(t, err)
+	inbox.Finish(s.Tx(), k, e.ID)
+	_, events, _, err := inbox.Waiting(ctx, plans.Pool, k, 50)
+	require.NoError(t, err)
+	_, err = inbox.Take(ctx, s.Tx(), k, events)
+	require.NoError(t, err)
+	require.NoError(t, s.Commit(ctx))
+	_, err = inbox.Stopped(ctx, plans.Pool, time.Minute, 100)
+	require.NoError(t, err)
+	_, err = inbox.Prune(ctx, plans.Pool, 1, time.Now(), time.Hour, 5000)
+	require.NoError(t, err)
+	require.Equal(t, 15, plans.Require(t))
 }

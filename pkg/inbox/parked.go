@@ -100,7 +100,7 @@ func Finish(tx *outbox.Tx, k Key, id uuid.UUID) {
 // release frees k when nothing waits behind it, and else opens it for draining.
 func release(tx *outbox.Tx, k Key) {
 	tx.Queue(`delete from msg.parked_keys k where consumer = $1 and key = $2
-		and not exists (select from msg.parked_events e where e.consumer = k.consumer and e.key = k.key)`,
+		and (select seq from msg.parked_events e where e.consumer = k.consumer and e.key = k.key order by e.seq limit 1) is null`,
 		k.Consumer, []byte(k.Bytes))
 	tx.Queue(`update msg.parked_keys set head_event = null, head_attempt = 0, head_due = now(), lease_until = now() + interval '`+lease+`'
 		where consumer = $1 and key = $2`, k.Consumer, []byte(k.Bytes))
@@ -159,14 +159,13 @@ func Release(tx *outbox.Tx, k Key) { release(tx, k) }
 // Stopped returns keys whose draining stopped, or whose head is overdue by
 // grace, and leases them so that other sweepers leave them alone for a while.
 func Stopped(ctx context.Context, pool *pgxpool.Pool, grace time.Duration, limit int) ([]Key, error) {
-	rows, err := pool.Query(ctx, `with due as (
-			select consumer, key from msg.parked_keys
+	rows, err := pool.Query(ctx, `update msg.parked_keys set lease_until = now() + interval '`+lease+`'
+		where ctid = any(array(
+			select ctid from msg.parked_keys
 			where head_due < now() and lease_until < now() and (head_event is null or head_due < now() - $1::interval)
 			order by head_due limit $2
-			for update skip locked)
-		update msg.parked_keys k set lease_until = now() + interval '`+lease+`'
-		from due where k.consumer = due.consumer and k.key = due.key
-		returning k.consumer, k.key`, grace, limit)
+			for update skip locked))
+		returning consumer, key`, grace, limit)
 	if err != nil {
 		return nil, fmt.Errorf("find stopped keys: %w", err)
 	}

@@ -23,16 +23,15 @@ func Prune(ctx context.Context, pool *pgxpool.Pool, consumer int16, now time.Tim
 	return tag.RowsAffected(), nil
 }
 
-// The first range is where the old claims are. The second holds ids of other
-// producers that carry no time, or one from the future; it is small.
-const sqlPrune = `delete from msg.processed_events p using (
-		(select event_id, attempt from msg.processed_events
+// Claims are never updated, so their places stand for them. The first range is
+// where the old ones are. The second holds ids of other producers that carry no
+// time, or one from the future; it is small.
+const sqlPrune = `delete from msg.processed_events where ctid = any(array(
+		(select ctid from msg.processed_events
 			where consumer = $1 and event_id < $2 and at < now() - $4::interval order by event_id limit $5)
 		union all
-		(select event_id, attempt from msg.processed_events
-			where consumer = $1 and event_id > $3 and at < now() - $4::interval order by event_id limit $5)
-	) old
-	where p.consumer = $1 and p.event_id = old.event_id and p.attempt = old.attempt`
+		(select ctid from msg.processed_events
+			where consumer = $1 and event_id > $3 and at < now() - $4::interval order by event_id limit $5)))`
 
 // firstID returns the lowest id with a time of t.
 func firstID(t time.Time) uuid.UUID {

@@ -101,3 +101,33 @@ func TestMessagingMigrationsCanBeTakenBack(t *testing.T) {
 	t.Parallel()
 	DownAndUp(t, nil)
 }
+
+func TestPlansFindScansAndSorts(t *testing.T) {
+	t.Parallel()
+	pool := New(t, nil)
+	_, err := pool.Exec(t.Context(), `create table things (id int primary key, name text);
+		insert into things select n, 'thing' from generate_series(1, 5000) n`)
+	require.NoError(t, err)
+	plans := Watch(t, pool)
+	for sql, fine := range map[string]bool{
+		`select name from things where id = $1`:                                true,
+		`select name from things where id > $1 order by id limit 10`:           true,
+		`update things set name = 'x' where id = $1`:                           true,
+		`select id from things where name = 'x' and id <> $1`:                   false,
+		`select id from things where id < $1 + 4000 order by name, id limit 3`: false,
+	} {
+		_, err := plans.Pool.Exec(t.Context(), sql, 7)
+		require.NoError(t, err)
+		found := &failures{TB: t}
+		require.Equal(t, 1, plans.Require(found))
+		require.Equal(t, fine, found.n == 0, sql)
+	}
+}
+
+// failures counts what would fail a test.
+type failures struct {
+	testing.TB
+	n int
+}
+
+func (f *failures) Errorf(string, ...any) { f.n++ }
