@@ -192,6 +192,37 @@ func TestFilters(t *testing.T) {
 	require.Greater(t, oldest, time.Hour)
 }
 
+// However many letters there are, each chunk of a command reads its own.
+func TestNoStatementReadsOrSortsAllLetters(t *testing.T) {
+	r := setup(t)
+	_, err := r.db.Pool.Exec(t.Context(), `insert into msg.dead_letters
+			(id, consumer, event_id, type, topic, partition, "offset", headers, error_class, error, attempts, first_failed_at, status, dead_at)
+		select gen_random_uuid(), 1, gen_random_uuid(), 't', 't', 0, n, '', 'transient', 'e', 4, now(),
+			case when n % 2 = 0 then 'dead' else 'discarded' end, now() - n * interval '1 s'
+		from generate_series(1, 20000) n`)
+	require.NoError(t, err)
+	plans := pgtest.Watch(t, r.db.Pool)
+	store, ctx := deadletter.NewStore(outbox.NewDB(plans.Pool, nil), group), t.Context()
+	l := letter(1)
+	require.NoError(t, outbox.NewDB(plans.Pool, nil).InTx(ctx, func(tx *outbox.Tx) error {
+		deadletter.Add(tx, l)
+		deadletter.Resolve(tx, 1, uuid.New())
+		return nil
+	}))
+	for _, f := range []deadletter.Filter{
+		{Limit: 100}, {Consumer: 1, Limit: 100}, {Class: "transient", Limit: 100}, {IDs: []uuid.UUID{l.ID}, Limit: 1}, {Older: deadletter.Age(time.Hour), Limit: 100},
+	} {
+		_, err = store.Redrive(ctx, deadletter.Command{Actor: "ada", Filter: f})
+		require.NoError(t, err)
+		f.Status = deadletter.Dead
+		_, err = store.List(ctx, f)
+		require.NoError(t, err)
+	}
+	_, _, err = store.Show(ctx, l.ID)
+	require.NoError(t, err)
+	require.Greater(t, plans.Require(t), 15)
+}
+
 func TestRateAndProgress(t *testing.T) {
 	r := setup(t)
 	r.some(9)

@@ -180,12 +180,12 @@ func (s *Store) change(ctx context.Context, cmd Command, action string, to Statu
 		if err != nil {
 			return done, fmt.Errorf("%s: %w", action, err)
 		}
+		if changed == 0 { // fewer than n may be because one died again just now
+			break
+		}
 		done += changed
 		if cmd.Progress != nil {
 			cmd.Progress(done)
-		}
-		if changed < n {
-			break
 		}
 		if !pace(ctx, cmd.Rate, changed) {
 			break
@@ -256,12 +256,12 @@ func (s *Store) changeChunk(ctx context.Context, operation uuid.UUID, f Filter, 
 	var letters []Letter
 	err := s.db.InTx(ctx, func(tx *outbox.Tx) error {
 		where, args := f.where(string(to), n, maxRedrives)
-		rows, err := tx.Query(ctx, `with chosen as (
-				select id from msg.dead_letters where redrives < $3 and `+where+` order by dead_at, id limit $2 for update skip locked),
-			changed as (
-				update msg.dead_letters l set status = $1::text, updated_at = now(),
-					redrives = l.redrives + case when $1 = 'redriven' then 1 else 0 end
-				from chosen where l.id = chosen.id returning l.*)
+		rows, err := tx.Query(ctx, `with changed as (
+				update msg.dead_letters set status = $1::text, updated_at = now(),
+					redrives = redrives + case when $1 = 'redriven' then 1 else 0 end
+				where ctid = any(array(select ctid from msg.dead_letters
+					where redrives < $3 and `+where+` order by dead_at, id limit $2 for update skip locked))
+				returning *)
 			select `+columns+` from changed order by dead_at, id`, args...)
 		if err != nil {
 			return err
