@@ -267,27 +267,3 @@ func TestChangesRingTheBell(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, wake, 1)
 }
-
-// Each list is one walk along one index, however many orders others have.
-func TestListsUseTheirIndex(t *testing.T) {
-	t.Parallel()
-	w := setup(t)
-	w.place()
-	tx, err := w.db.Pool.Begin(t.Context())
-	require.NoError(t, err)
-	defer func() { require.NoError(t, tx.Rollback(context.WithoutCancel(t.Context()))) }()
-	_, err = tx.Exec(t.Context(), `set local enable_seqscan = off`)
-	require.NoError(t, err)
-	for index, sql := range map[string]string{
-		"orders_by_customer":      `select id from orders where customer_id = '` + someCustomer.String() + `' and id < '` + uuid.Max.String() + `' order by id desc limit 20`,
-		"orders_by_status":        `select id from orders where status = 'preparing' and id < '` + uuid.Max.String() + `' order by id desc limit 20`,
-		"orders_awaiting_payment": `select id from orders where status = 'pending' and payment_deadline <= now() order by payment_deadline limit 100 for update skip locked`,
-		"timeline_pkey":           `select max(seq) from timeline where order_id = '` + uuid.Max.String() + `'`,
-		"restaurants_by_name":     `select id from restaurants order by name, id limit 20`,
-	} {
-		var plan string
-		require.NoError(t, tx.QueryRow(t.Context(), `explain (format json) `+sql).Scan(&plan))
-		require.Contains(t, plan, index)
-		require.NotContains(t, plan, `"Sort"`, index)
-	}
-}
