@@ -51,6 +51,30 @@ func statFields(line string) ([]string, error) {
 	return fields, nil
 }
 
+// Machine returns the processor time that everything on this machine has used.
+func Machine() (time.Duration, error) {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, ErrNoProc
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	fields := strings.Fields(line) // cpu user nice system idle iowait irq softirq steal ...
+	if len(fields) < 9 {
+		return 0, fmt.Errorf("/proc/stat begins with %q", line)
+	}
+	var used time.Duration
+	for i, field := range fields[1:9] {
+		n, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("/proc/stat: %w", err)
+		}
+		if idle := i == 3 || i == 4; !idle {
+			used += time.Duration(n) * tick
+		}
+	}
+	return used, nil
+}
+
 // Family returns pid and every process below it: PostgreSQL and nginx work in
 // children.
 func Family(pid int) ([]int, error) {

@@ -28,11 +28,16 @@ func TestOwnUse(t *testing.T) {
 		return // said by the error; nothing to check here
 	}
 	require.NoError(t, err)
+	machine, err := Machine()
+	require.NoError(t, err)
 	for began := time.Now(); time.Since(began) < 60*time.Millisecond; { // burns, on purpose
 	}
 	after, err := FamilyCPU(os.Getpid())
 	require.NoError(t, err)
 	require.Greater(t, after, before)
+	machineAfter, err := Machine()
+	require.NoError(t, err)
+	require.Greater(t, machineAfter, machine)
 	rss, err := RSS(os.Getpid())
 	require.NoError(t, err)
 	require.Greater(t, rss, 1.0)

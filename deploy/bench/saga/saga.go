@@ -119,46 +119,7 @@ func (b *bench) measure(ctx context.Context, out io.Writer, say func(string, ...
 	t.Print(out)
 	b.byProcess(s, out)
 
-	rates := b.o.Rates
-	if len(rates) == 0 {
-		rates = []float64{0.5 * most, 0.8 * most}
-	}
-	var open []measure.Case
-	for _, rate := range rates {
-		open = append(open, measure.Case{
-			Name: fmt.Sprintf("%s orders/s, %.0f %% of saturation", measure.Number(rate), 100*rate/most),
-			Run:  func(ctx context.Context) (measure.Result, error) { return b.paced(ctx, rate) },
-		})
-	}
-	s, err = measure.Rounds(ctx, b.o.Rounds, open, say)
-	if err != nil {
-		return err
-	}
-	b.atRates(s, open, out)
-	return nil
-}
-
-// atRates prints the latencies of the open loops and where they come from.
-func (b *bench) atRates(s measure.Series, open []measure.Case, out io.Writer) {
-	t := measure.Table{
-		Title:  fmt.Sprintf("Orders at a fixed rate for %s, open loop, ms from when each was due", b.o.Open),
-		Header: []string{"", "POST p50", "p99", "paid and notified p50", "p99"},
-	}
-	way := measure.Table{
-		Title:  "The way there, median ms since the order's transaction, by the rows' own clocks",
-		Header: append([]string{""}, stages...),
-	}
-	for _, c := range open {
-		t.Add(c.Name, measure.Number(s.Median(c.Name, "post p50")), measure.Number(s.Median(c.Name, "post p99")),
-			measure.Number(s.Median(c.Name, "done p50")), measure.Spread(s[c.Name]["done p99"]))
-		row := []string{c.Name}
-		for _, stage := range stages {
-			row = append(row, measure.Number(s.Median(c.Name, stage)))
-		}
-		way.Add(row...)
-	}
-	t.Print(out)
-	way.Print(out)
+	return b.atRates(ctx, most, out, say)
 }
 
 // byProcess prints where the processor time of an order goes.
@@ -203,24 +164,27 @@ func (b *bench) saturate(ctx context.Context, n int) (measure.Result, error) {
 	return result, nil
 }
 
-// paced places orders at a fixed rate.
-func (b *bench) paced(ctx context.Context, rate float64) (measure.Result, error) {
-	n := int(rate * b.o.Open.Seconds())
-	l, err := b.c.openLoop(ctx, rate, n)
-	if err != nil {
-		return nil, err
-	}
-	result := measure.Result{
-		"post p50": l.post.Quantile(0.5), "post p99": l.post.Quantile(0.99),
-		"done p50": l.done.Quantile(0.5), "done p99": l.done.Quantile(0.99),
-	}
-	return result, b.db.way(ctx, l.ids, result)
-}
-
 // use is what every part has used up to now.
 type use struct {
 	cpu     map[string]time.Duration
 	commits map[string]int64
+}
+
+// itself is this program as a part.
+const itself = "bench"
+
+func (u use) allCPU() (sum time.Duration) {
+	for _, cpu := range u.cpu {
+		sum += cpu
+	}
+	return sum
+}
+
+func (u use) allCommits() (sum int64) {
+	for _, n := range u.commits {
+		sum += n
+	}
+	return sum
 }
 
 func (b *bench) usage(ctx context.Context) (use, error) {
