@@ -43,13 +43,19 @@ func ConfigFrom(r *env.Reader, defaultURL string) Config {
 	return cfg
 }
 
-// Limits that a connection gets unless the URL sets its own: a statement that
-// runs for ever or a lock nobody gives back must become an error, because
-// behind it waits a partition of events or a client. All in milliseconds.
-var sessionLimits = map[string]string{
+// What a connection is set to unless the URL sets its own.
+var sessionSettings = map[string]string{
+	// A statement that runs for ever or a lock nobody gives back must become an
+	// error, because behind it waits a partition of events or a client. All in
+	// milliseconds.
 	"statement_timeout":                   "30000",
 	"lock_timeout":                        "10000",
 	"idle_in_transaction_session_timeout": "60000",
+	// Every statement is prepared and has one good plan, along an index: see the
+	// tests that pin them. Left to itself the server makes some of them anew at
+	// each execution, those with arrays above all, which costs more than
+	// executing them.
+	"plan_cache_mode": "force_generic_plan",
 }
 
 // connectTimeout bounds one attempt to connect: a host that swallows packets
@@ -70,7 +76,7 @@ func Open(ctx context.Context, cfg Config) (*pgxpool.Pool, error) {
 	if pc.ConnConfig.ConnectTimeout == 0 {
 		pc.ConnConfig.ConnectTimeout = connectTimeout
 	}
-	for name, value := range sessionLimits {
+	for name, value := range sessionSettings {
 		if _, set := pc.ConnConfig.RuntimeParams[name]; !set {
 			pc.ConnConfig.RuntimeParams[name] = value
 		}

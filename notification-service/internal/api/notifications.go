@@ -84,9 +84,9 @@ func (h handlers) stream(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithDeadline(r.Context(), who.Expires)
 	defer cancel()
 	return httpx.Follow(w, r.WithContext(ctx), wake, func(ctx context.Context, s *httpx.Stream) error {
-		for {
-			items, err := follower.Next(ctx)
-			if err != nil || len(items) == 0 {
+		for more := true; more; {
+			var items []notification.Notification
+			if items, more, err = follower.Next(ctx); err != nil {
 				return err
 			}
 			for _, n := range items {
@@ -95,5 +95,6 @@ func (h handlers) stream(w http.ResponseWriter, r *http.Request) error {
 				}
 			}
 		}
+		return nil
 	})
 }

@@ -93,7 +93,7 @@ func TestAStreamMissesNothingWhileManyWrite(t *testing.T) {
 			follower, err := replicas[r%2].Follow(ctx, user)
 			require.NoError(t, err)
 			for len(seen[r]) < writers*each {
-				list, err := follower.Next(ctx)
+				list, _, err := follower.Next(ctx)
 				require.NoError(t, err, "reader %d saw %d", r, len(seen[r]))
 				for _, n := range list {
 					seen[r] = append(seen[r], n.Seq)
@@ -111,6 +111,44 @@ func TestAStreamMissesNothingWhileManyWrite(t *testing.T) {
 		require.True(t, slices.IsSorted(seen[r]), "reader %d", r)
 		require.Len(t, slices.Compact(slices.Clone(seen[r])), writers*each, "reader %d saw one twice", r)
 	}
+}
+
+// What is committed between the two statements must not be numbered: somebody
+// else may hold the lock and give the same number.
+func TestNumbersAreGivenUnderTheLockOnly(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	user := newUser()
+	f.place(user)
+	tag, err := f.pool.Exec(t.Context(), giveNumbers, user)
+	require.NoError(t, err)
+	require.Zero(t, tag.RowsAffected())
+	require.Equal(t, 1, f.count(`select count(*) from notifications where seq is null`))
+
+	list, err := f.List(t.Context(), user, 0, false, 10)
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	require.EqualValues(t, 1, list[0].Seq)
+}
+
+// A stream looks every second, also when there is nothing.
+func TestALookThatFindsNothingNewWritesNothing(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	user := newUser()
+	f.place(user)
+	wrote := func() (wrote bool) {
+		require.NoError(t, pgx.BeginFunc(t.Context(), f.pool, func(tx pgx.Tx) error {
+			for _, sql := range []string{lockIfNew, giveNumbers} {
+				_, err := tx.Exec(t.Context(), sql, user)
+				require.NoError(t, err)
+			}
+			return tx.QueryRow(t.Context(), `select pg_current_xact_id_if_assigned() is not null`).Scan(&wrote)
+		}))
+		return wrote
+	}
+	require.True(t, wrote())
+	require.False(t, wrote())
 }
 
 func TestWhereAStreamBegins(t *testing.T) {
@@ -139,16 +177,18 @@ func TestWhereAStreamBegins(t *testing.T) {
 	}
 	f.place(user)
 	for follower, want := range followers {
-		got, err := follower.Next(t.Context())
+		got, more, err := follower.Next(t.Context())
 		require.NoError(t, err)
 		seqs := []int64{}
 		for _, n := range got {
 			seqs = append(seqs, n.Seq)
 		}
 		require.Equal(t, want, seqs)
-		got, err = follower.Next(t.Context())
+		require.False(t, more)
+		got, more, err = follower.Next(t.Context())
 		require.NoError(t, err)
 		require.Empty(t, got)
+		require.False(t, more)
 	}
 }
 
@@ -163,7 +203,7 @@ func TestHotQueriesUseTheirIndexes(t *testing.T) {
 	_, err = conn.Exec(t.Context(), `set enable_seqscan = off`) // tiny tables: which index can be used, not which is worth it
 	require.NoError(t, err)
 	for sql, index := range map[string]string{
-		`select exists (select from notifications where user_id = $1 and seq is null)`:                               "notifications_unnumbered",
+		lockIfNew: "notifications_unnumbered",
 		`select id from notifications where user_id = $1 and seq < 9 order by seq desc limit 20`:                     "notifications_seq",
 		`select id from notifications where user_id = $1 and seq < 9 and read_at is null order by seq desc limit 20`: "notifications_unread",
 		`select id from notifications where user_id = $1 and seq > 9 and (seq > 5 or read_at is null) order by seq`:  "notifications_seq",

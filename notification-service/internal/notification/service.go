@@ -129,9 +129,6 @@ func (s *Service) RecordAttempt(ctx context.Context, tx *outbox.Tx, p event.Noti
 // List returns up to limit of the user's notifications below the number before
 // (0 for the newest), newest first.
 func (s *Service) List(ctx context.Context, user uuid.UUID, before int64, unread bool, limit int) ([]Notification, error) {
-	if err := s.number(ctx, user); err != nil {
-		return nil, err
-	}
 	if before == 0 {
 		before = math.MaxInt64
 	}
@@ -149,18 +146,6 @@ func (s *Service) MarkRead(ctx context.Context, user, id uuid.UUID) error {
 	})
 }
 
-// number gives numbers to the user's new notifications. It happens when
-// somebody looks, not when they are written: a writer would have to hold the
-// contact's row until its batch commits, and two batches that notify the same
-// users in different orders would deadlock.
-func (s *Service) number(ctx context.Context, user uuid.UUID) error {
-	has, err := hasUnnumbered(ctx, s.db.Pool, user)
-	if err != nil || !has {
-		return err
-	}
-	return s.db.InTx(ctx, func(tx *outbox.Tx) error { return giveNumbers(ctx, tx, user) })
-}
-
 // Follower is one reader of a user's stream, at its position.
 type Follower struct {
 	s     *Service
@@ -171,37 +156,26 @@ type Follower struct {
 
 // Follow begins a stream with what is unread now.
 func (s *Service) Follow(ctx context.Context, user uuid.UUID) (*Follower, error) {
-	end, err := s.end(ctx, user)
+	end, err := lastSeq(ctx, s.db.Pool, user)
 	return &Follower{s: s, user: user, known: end}, err
 }
 
 // Resume begins a stream after the notification numbered last, or, when no such
 // number was given yet (as after a restore of the database), at the end.
 func (s *Service) Resume(ctx context.Context, user uuid.UUID, last int64) (*Follower, error) {
-	end, err := s.end(ctx, user)
+	end, err := lastSeq(ctx, s.db.Pool, user)
 	return &Follower{s: s, user: user, after: min(last, end)}, err
 }
 
-// end returns the highest number there is.
-func (s *Service) end(ctx context.Context, user uuid.UUID) (int64, error) {
-	if err := s.number(ctx, user); err != nil {
-		return 0, err
-	}
-	return lastSeq(ctx, s.db.Pool, user)
-}
-
-// Next returns what is new, oldest first, and moves on. An empty answer means
-// that there is nothing for now.
-func (f *Follower) Next(ctx context.Context) ([]Notification, error) {
+// Next returns what is new, oldest first, and moves on. With more, it was not
+// all of it.
+func (f *Follower) Next(ctx context.Context) (list []Notification, more bool, err error) {
 	const batch = 100
-	if err := f.s.number(ctx, f.user); err != nil {
-		return nil, err
+	if list, err = listAfter(ctx, f.s.db.Pool, f.user, f.after, f.known, batch); err != nil || len(list) == 0 {
+		return nil, false, err
 	}
-	list, err := listAfter(ctx, f.s.db.Pool, f.user, f.after, f.known, batch)
-	if err == nil && len(list) > 0 {
-		f.after = list[len(list)-1].Seq
-	}
-	return list, err
+	f.after = list[len(list)-1].Seq
+	return list, len(list) == batch, nil
 }
 
 // Wake returns a channel that receives when the user may have something new,

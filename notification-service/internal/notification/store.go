@@ -8,15 +8,10 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
 )
-
-// querier is what reads need: a pool or a transaction.
-type querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}
 
 const columns = `id, seq, kind, order_id, title, body, created_at, read_at`
 
@@ -90,9 +85,9 @@ func releaseWaiting(ctx context.Context, tx *outbox.Tx, user uuid.UUID) ([]waiti
 
 // findMessage reads what to send, and whether it was sent already. To is empty
 // while the contact has no address.
-func findMessage(ctx context.Context, q querier, id uuid.UUID) (m Message, delivered bool, err error) {
+func findMessage(ctx context.Context, pool *pgxpool.Pool, id uuid.UUID) (m Message, delivered bool, err error) {
 	var to *string
-	err = q.QueryRow(ctx, `
+	err = pool.QueryRow(ctx, `
 		select n.id, n.user_id, n.kind, n.title, n.body, n.created_at, c.email, c.name,
 		       exists (select from deliveries d where d.notification_id = n.id and d.status = 'delivered')
 		from notifications n join contacts c on c.user_id = n.user_id
@@ -118,77 +113,75 @@ func recordDelivery(tx *outbox.Tx, id, user uuid.UUID, status, channel string, a
 		where deliveries.status <> 'delivered'`, id, user, status, channel, at)
 }
 
-func hasUnnumbered(ctx context.Context, q querier, user uuid.UUID) (bool, error) {
-	var has bool
-	err := q.QueryRow(ctx, `select exists (select from notifications where user_id = $1 and seq is null)`, user).Scan(&has)
-	if err != nil {
-		return false, fmt.Errorf("look for new notifications: %w", err)
-	}
-	return has, nil
-}
-
-// giveNumbers numbers what is committed, oldest first. The lock comes in a
-// statement of its own, because the next one must see what the lock's last
-// holder numbered.
-func giveNumbers(ctx context.Context, tx *outbox.Tx, user uuid.UUID) error {
-	if _, err := tx.Exec(ctx, `select from contacts where user_id = $1 for no key update`, user); err != nil {
-		return fmt.Errorf("lock contact: %w", err)
-	}
-	_, err := tx.Exec(ctx, `
-		with fresh as (
+const (
+	// lockIfNew locks the contact of a user with notifications that have no
+	// number yet. It is a statement of its own, because the next one must see what
+	// the lock's last holder numbered.
+	lockIfNew = `select from contacts
+		where user_id = $1 and exists (select from notifications where user_id = $1 and seq is null)
+		for no key update`
+	// giveNumbers numbers what is committed, oldest first, under that lock. Without
+	// it, whatever was committed between the two statements waits for the next
+	// look: the lock alone has given this transaction an id.
+	giveNumbers = `with fresh as (
 			select n.id, c.last_seq + row_number() over (order by n.id) as seq
 			from notifications n join contacts c on c.user_id = n.user_id
-			where n.user_id = $1 and n.seq is null
+			where n.user_id = $1 and n.seq is null and pg_current_xact_id_if_assigned() is not null
 		), numbered as (
 			update notifications n set seq = f.seq from fresh f where n.id = f.id returning n.seq
 		)
 		update contacts set last_seq = (select max(seq) from numbered)
-		where user_id = $1 and exists (select from numbered)`, user)
-	if err != nil {
-		return fmt.Errorf("number notifications: %w", err)
+		where user_id = $1 and exists (select from numbered)`
+)
+
+// look gives numbers to the user's new notifications and then runs a query: one
+// round trip, which is one transaction, and writes nothing when nothing is new.
+//
+// Numbers are given when somebody looks, not when notifications are written: a
+// writer would have to hold the contact's row until its batch commits, and two
+// batches that notify the same users in different orders would deadlock.
+func look(ctx context.Context, pool *pgxpool.Pool, user uuid.UUID, read func(pgx.Rows) error, sql string, args ...any) error {
+	var b pgx.Batch
+	b.Queue(lockIfNew, user)
+	b.Queue(giveNumbers, user)
+	b.Queue(sql, args...).Query(read)
+	if err := pool.SendBatch(ctx, &b).Close(); err != nil {
+		return fmt.Errorf("look at notifications: %w", err)
 	}
 	return nil
 }
 
-func lastSeq(ctx context.Context, q querier, user uuid.UUID) (int64, error) {
-	var seq int64
-	err := q.QueryRow(ctx, `select coalesce((select last_seq from contacts where user_id = $1), 0)`, user).Scan(&seq)
-	if err != nil {
-		return 0, fmt.Errorf("read last number: %w", err)
-	}
-	return seq, nil
+func lookList(ctx context.Context, pool *pgxpool.Pool, user uuid.UUID, sql string, args ...any) (list []Notification, err error) {
+	err = look(ctx, pool, user, func(rows pgx.Rows) error {
+		list, err = pgx.CollectRows(rows, scan)
+		return err
+	}, sql, args...)
+	return list, err
+}
+
+// lastSeq returns the highest number there is.
+func lastSeq(ctx context.Context, pool *pgxpool.Pool, user uuid.UUID) (seq int64, err error) {
+	err = look(ctx, pool, user, func(rows pgx.Rows) error {
+		seq, err = pgx.CollectExactlyOneRow(rows, pgx.RowTo[int64])
+		return err
+	}, `select coalesce((select last_seq from contacts where user_id = $1), 0)`, user)
+	return seq, err
 }
 
 // listBefore returns up to limit notifications below before, newest first.
-func listBefore(ctx context.Context, q querier, user uuid.UUID, before int64, unread bool, limit int) ([]Notification, error) {
+func listBefore(ctx context.Context, pool *pgxpool.Pool, user uuid.UUID, before int64, unread bool, limit int) ([]Notification, error) {
 	sql := `select ` + columns + ` from notifications where user_id = $1 and seq < $2 order by seq desc limit $3`
 	if unread {
 		sql = `select ` + columns + ` from notifications where user_id = $1 and seq < $2 and read_at is null order by seq desc limit $3`
 	}
-	rows, err := q.Query(ctx, sql, user, before, limit)
-	if err != nil {
-		return nil, fmt.Errorf("list notifications: %w", err)
-	}
-	list, err := pgx.CollectRows(rows, scan)
-	if err != nil {
-		return nil, fmt.Errorf("list notifications: %w", err)
-	}
-	return list, nil
+	return lookList(ctx, pool, user, sql, user, before, limit)
 }
 
 // listAfter returns up to limit notifications above after, oldest first, and of
 // those up to known only the unread ones.
-func listAfter(ctx context.Context, q querier, user uuid.UUID, after, known int64, limit int) ([]Notification, error) {
-	rows, err := q.Query(ctx, `select `+columns+` from notifications
+func listAfter(ctx context.Context, pool *pgxpool.Pool, user uuid.UUID, after, known int64, limit int) ([]Notification, error) {
+	return lookList(ctx, pool, user, `select `+columns+` from notifications
 		where user_id = $1 and seq > $2 and (seq > $3 or read_at is null) order by seq limit $4`, user, after, known, limit)
-	if err != nil {
-		return nil, fmt.Errorf("follow notifications: %w", err)
-	}
-	list, err := pgx.CollectRows(rows, scan)
-	if err != nil {
-		return nil, fmt.Errorf("follow notifications: %w", err)
-	}
-	return list, nil
 }
 
 // markRead keeps the time of the first reading. It tells whether the user has

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tiffin-platform/tiffin/payment-service/internal/payment"
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
 )
 
 // Name is what payments carry as their provider.
@@ -27,7 +28,7 @@ const patience = time.Second
 
 // Simulator is a payment.Provider.
 type Simulator struct {
-	pool    *pgxpool.Pool
+	db      *outbox.DB // only its transactions; a provider writes no events
 	latency time.Duration
 }
 
@@ -35,7 +36,7 @@ type Simulator struct {
 // should use, and takes latency for each call: half before it acts, half before
 // it answers.
 func New(pool *pgxpool.Pool, latency time.Duration) *Simulator {
-	return &Simulator{pool: pool, latency: latency}
+	return &Simulator{db: outbox.NewDB(pool, nil), latency: latency}
 }
 
 // Create makes an intent, or finds the one that it made for key before.
@@ -45,15 +46,14 @@ func (s *Simulator) Create(ctx context.Context, key string, amount int64, curren
 		return "", fmt.Errorf("make intent id: %w", err)
 	}
 	ref := "sim_" + strings.ReplaceAll(id.String(), "-", "")
-	err = s.call(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `insert into simulator.intents (ref, key, amount, currency, method, status)
-			values ($1, $2, $3, $4, $5, $6) on conflict (key) do nothing`, ref, key, amount, currency, method, Created); err != nil {
-			return err
-		}
+	err = s.call(ctx, func(tx *outbox.Tx) error {
+		tx.Queue(`insert into simulator.intents (ref, key, amount, currency, method, status)
+			values ($1, $2, $3, $4, $5, $6) on conflict (key) do nothing`, ref, key, amount, currency, method, Created)
 		if err := tx.QueryRow(ctx, `select ref from simulator.intents where key = $1`, key).Scan(&ref); err != nil {
 			return err
 		}
-		return note(ctx, tx, "create", ref, key, string(Created))
+		note(tx, "create", ref, key, string(Created))
+		return nil
 	})
 	return ref, err
 }
@@ -90,7 +90,7 @@ func (s *Simulator) Void(ctx context.Context, ref string) (payment.Outcome, erro
 // change applies a rule to an intent, whose row is locked meanwhile, and writes
 // into the books what it changed.
 func (s *Simulator) change(ctx context.Context, operation, ref string, rule func(*Intent) (result string)) error {
-	return s.call(ctx, func(tx pgx.Tx) error {
+	return s.call(ctx, func(tx *outbox.Tx) error {
 		var i Intent
 		var key, currency string
 		var amount int64
@@ -103,39 +103,33 @@ func (s *Simulator) change(ctx context.Context, operation, ref string, rule func
 			return err
 		}
 		before := i
-		result := rule(&i)
-		if err := note(ctx, tx, operation, ref, key, result); err != nil {
-			return err
-		}
+		note(tx, operation, ref, key, rule(&i))
 		if i == before {
 			return nil
 		}
-		if _, err := tx.Exec(ctx, `update simulator.intents set status = $2, confirms = $3 where ref = $1`, ref, i.State, i.Confirms); err != nil {
-			return err
-		}
+		tx.Queue(`update simulator.intents set status = $2, confirms = $3 where ref = $1`, ref, i.State, i.Confirms)
 		if i.State == before.State {
 			return nil
 		}
 		switch i.State {
 		case IsCharged:
-			_, err = tx.Exec(ctx, `insert into simulator.charges (ref, key, amount, currency) values ($1, $2, $3, $4)`, ref, key, amount, currency)
+			tx.Queue(`insert into simulator.charges (ref, key, amount, currency) values ($1, $2, $3, $4)`, ref, key, amount, currency)
 		case IsRefunded:
-			_, err = tx.Exec(ctx, `insert into simulator.voids (ref, key, kind, amount, currency) values ($1, $2, 'refund', $3, $4)`, ref, key, amount, currency)
+			tx.Queue(`insert into simulator.voids (ref, key, kind, amount, currency) values ($1, $2, 'refund', $3, $4)`, ref, key, amount, currency)
 		case IsVoided:
-			_, err = tx.Exec(ctx, `insert into simulator.voids (ref, key, kind, amount, currency) values ($1, $2, 'cancel', 0, $3)`, ref, key, currency)
+			tx.Queue(`insert into simulator.voids (ref, key, kind, amount, currency) values ($1, $2, 'cancel', 0, $3)`, ref, key, currency)
 		}
-		return err
+		return nil
 	})
 }
 
-func note(ctx context.Context, tx pgx.Tx, operation, ref, key, result string) error {
-	_, err := tx.Exec(ctx, `insert into simulator.calls (operation, ref, key, result) values ($1, $2, $3, $4)`, operation, ref, key, result)
-	return err
+func note(tx *outbox.Tx, operation, ref, key, result string) {
+	tx.Queue(`insert into simulator.calls (operation, ref, key, result) values ($1, $2, $3, $4)`, operation, ref, key, result)
 }
 
-func (s *Simulator) call(ctx context.Context, act func(tx pgx.Tx) error) error {
+func (s *Simulator) call(ctx context.Context, act func(tx *outbox.Tx) error) error {
 	wait(ctx, s.latency/2)
-	if err := pgx.BeginFunc(ctx, s.pool, act); err != nil {
+	if err := s.db.InTx(ctx, act); err != nil {
 		return fmt.Errorf("simulator: %w", err)
 	}
 	wait(ctx, s.latency/2)
