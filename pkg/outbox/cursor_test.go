@@ -4,8 +4,11 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tiffin-platform/tiffin/pkg/postgres"
 )
 
 func TestCursorAdvances(t *testing.T) {
@@ -117,5 +120,27 @@ func TestCursorLosesAndRepeatsNothing(t *testing.T) {
 			require.Equal(t, want, out[int64(i+1)], "seed %d seq %d", seed, i+1)
 		}
 		require.Empty(t, c.gaps, "seed %d", seed)
+	}
+}
+
+func TestNextPoll(t *testing.T) {
+	t.Parallel()
+	rings, silent := &DB{bell: &postgres.Doorbell{}}, &DB{}
+	for name, c := range map[string]struct {
+		db    *DB
+		gaps  []gap
+		last  time.Duration
+		found bool
+		want  time.Duration
+	}{
+		"nothing there":                  {rings, nil, 40, false, 80},
+		"nothing there for long":         {rings, nil, 200, false, 250},
+		"found, the next one will ring":  {rings, nil, 40, true, 250},
+		"found, a gap may be a rollback": {rings, []gap{{1, 1, 9}}, 40, true, 5},
+		"found, nobody rings":            {silent, nil, 40, true, 5},
+	} {
+		p := publisher{Relay: &Relay{db: c.db, cfg: RelayConfig{PollMin: 5, PollMax: 250}}}
+		p.ahead.gaps = c.gaps
+		require.Equal(t, c.want, p.nextPoll(c.last, c.found), name)
 	}
 }

@@ -111,6 +111,19 @@ func TestARowThatCommitsBehindOthersIsPublished(t *testing.T) {
 	}
 }
 
+// Nobody rings for a rollback: an open gap keeps the relay looking.
+func TestARollbackIsNoticedWithoutARing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	run(t, w.relay(outbox.RelayConfig{PollMin: time.Millisecond, PollMax: time.Hour}).Run)
+	slow := w.begin().insert(newEvent("a"))
+	w.emit("b")
+	w.reaches(2)
+	require.Equal(t, 1, w.gaps())
+	slow.rollback()
+	w.closes()
+}
+
 // The bound must be above the id of every transaction that can own the hole,
 // also of one that began after everything that has ended.
 func TestAGapStaysOpenForTransactionsThatBeganLate(t *testing.T) {

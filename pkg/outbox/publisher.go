@@ -110,10 +110,7 @@ func (p *publisher) run(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			poll = min(2*poll, p.cfg.PollMax)
-			if any {
-				poll = p.cfg.PollMin
-			}
+			poll = p.nextPoll(poll, any)
 			due, pollAt = more, now.Add(poll)
 			if more {
 				continue
@@ -127,6 +124,21 @@ func (p *publisher) run(ctx context.Context) error {
 			due = true
 		case <-timer.C:
 		}
+	}
+}
+
+// nextPoll is when to look again unless somebody rings. After activity that is
+// soon, and then ever later: a gap may be left by a rollback, which nobody tells
+// of. Where everyone who commits rings and no gap is open, there is nothing to
+// look for, and the poll is only the net under a lost ring.
+func (p *publisher) nextPoll(last time.Duration, found bool) time.Duration {
+	switch {
+	case !found:
+		return min(2*last, p.cfg.PollMax)
+	case p.db.bell != nil && len(p.ahead.gaps) == 0:
+		return p.cfg.PollMax
+	default:
+		return p.cfg.PollMin
 	}
 }
 

@@ -26,7 +26,7 @@ type RelayConfig struct {
 	InFlight  int           // batches that await their acknowledgement at most [3]
 	MaxGaps   int           // open gaps at most; then wait for running transactions [2048]
 	Lease     time.Duration // how long others wait for a leader that froze [5 s]
-	PollMin   time.Duration // first poll after activity [5 ms]
+	PollMin   time.Duration // first poll after activity, where no doorbell tells of the next [5 ms]
 	PollMax   time.Duration // poll when idle [250 ms]
 	Drain     time.Duration // how long a shutdown waits for acknowledgements [5 s]
 	Retention time.Duration // how long published rows are kept; negative: for ever [24 h]
