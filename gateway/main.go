@@ -38,12 +38,11 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	verifier := authn.NewVerifier(cfg.Authn, authn.NewKeySet(), o.Log, o.Registry)
 	o.Health.Decisive("keys", func(context.Context) error { return verifier.Ready() })
 
-	transport := upstream.NewTransport()
-	defer transport.CloseIdleConnections()
 	metrics := upstream.NewMetrics(o.Registry)
 	pools := map[edge.Service]*upstream.Pool{}
 	for name, addresses := range cfg.Upstreams {
-		pools[name] = upstream.NewPool(string(name), addresses, transport, metrics, o.Registry, time.Now)
+		pools[name] = upstream.NewPool(string(name), addresses, metrics, o.Registry, time.Now)
+		defer pools[name].Close()
 	}
 	ip := limit.New("ip", cfg.RateIP, limit.DefaultCapacity, time.Now)
 	login := limit.New("login", cfg.RateLogin, limit.DefaultCapacity, time.Now)
@@ -63,6 +62,9 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return verifier.Run(ctx) })
+	for _, p := range pools {
+		group.Go(func() error { return p.Run(ctx) })
+	}
 	group.Go(func() error { return ip.Run(ctx) })
 	group.Go(func() error { return login.Run(ctx) })
 	group.Go(func() error { return user.Run(ctx) })

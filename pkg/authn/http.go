@@ -11,15 +11,15 @@ import (
 	"github.com/tiffin-platform/tiffin/pkg/httpx"
 )
 
-// BearerToken returns the token of a request's Authorization field (RFC 6750
-// §2.1), "" when there is none. Two such fields are refused: two readers might
-// pick different ones.
-func BearerToken(h http.Header) (string, error) {
-	switch values := h["Authorization"]; len(values) {
+// BearerToken returns the token of a request's Authorization fields (RFC 6750
+// §2.1), "" when there are none. Two of them are refused: two readers might pick
+// different ones.
+func BearerToken(fields []string) (string, error) {
+	switch len(fields) {
 	case 0:
 		return "", nil
 	case 1:
-		scheme, token, _ := strings.Cut(values[0], " ")
+		scheme, token, _ := strings.Cut(fields[0], " ")
 		if !strings.EqualFold(scheme, "bearer") || token == "" {
 			return "", invalid(errors.New("not a Bearer credential"))
 		}
@@ -29,29 +29,37 @@ func BearerToken(h http.Header) (string, error) {
 	}
 }
 
-// Authenticate verifies the token of a request. Without one the error is
-// Unauthenticated too.
-func (v *Verifier) Authenticate(r *http.Request) (Principal, error) {
-	token, err := BearerToken(r.Header)
+// Authenticate verifies the token of a request's Authorization fields. Without
+// one the error is Unauthenticated too.
+func (v *Verifier) Authenticate(ctx context.Context, fields []string) (Principal, error) {
+	token, err := BearerToken(fields)
 	if err != nil {
 		return Principal{}, err
 	}
 	if token == "" {
 		return Principal{}, errs.New(errs.Unauthenticated, "send an access token as Authorization: Bearer")
 	}
-	return v.Verify(r.Context(), token)
+	return v.Verify(ctx, token)
 }
 
-// WriteProblem answers with err, and for Unauthenticated with the challenge
-// that RFC 9110 §11.6.1 asks for; it names an error only when a token was sent
-// (RFC 6750 §3.1).
+// Challenge returns the WWW-Authenticate field of an answer to err, "" for
+// errors that are not Unauthenticated (RFC 9110 §11.6.1). It names an error only
+// when a token was sent (RFC 6750 §3.1).
+func Challenge(err error, sent bool) string {
+	switch {
+	case errs.KindOf(err) != errs.Unauthenticated:
+		return ""
+	case sent:
+		return `Bearer error="invalid_token"`
+	default:
+		return "Bearer"
+	}
+}
+
+// WriteProblem answers with err, and with a challenge where one belongs.
 func WriteProblem(w http.ResponseWriter, r *http.Request, err error) {
-	if errs.KindOf(err) == errs.Unauthenticated {
-		challenge := "Bearer"
-		if len(r.Header["Authorization"]) > 0 {
-			challenge = `Bearer error="invalid_token"`
-		}
-		w.Header().Set("WWW-Authenticate", challenge)
+	if c := Challenge(err, len(r.Header["Authorization"]) > 0); c != "" {
+		w.Header().Set("WWW-Authenticate", c)
 	}
 	httpx.WriteProblem(w, r, err)
 }
@@ -60,7 +68,7 @@ func WriteProblem(w http.ResponseWriter, r *http.Request, err error) {
 // context; others get a problem.
 func (v *Verifier) Require(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		p, err := v.Authenticate(r)
+		p, err := v.Authenticate(r.Context(), r.Header["Authorization"])
 		if err != nil {
 			WriteProblem(w, r, err)
 			return

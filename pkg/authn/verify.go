@@ -147,7 +147,7 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Principal, error) 
 		return Principal{}, err
 	}
 	v.verified.Inc()
-	v.cache.put(token, e)
+	v.cache.put(strings.Clone(token), e) // it may be a part of something larger
 	return e.principal, nil
 }
 

@@ -10,21 +10,15 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
-	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tiffin-platform/tiffin/pkg/errs"
-	"github.com/tiffin-platform/tiffin/pkg/obs"
 )
 
 // HeaderRequestID names a request across services and in every log line.
@@ -94,85 +88,31 @@ func allowed(m chi.Routes, path string) []string {
 // Observe gives every request an id, a span when tracing is on, a metric and
 // one wide log line.
 func Observe(log *slog.Logger, reg prometheus.Registerer) func(http.Handler) http.Handler {
-	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    "tiffin_http_request_seconds",
-		Help:    "Time to answer a request, until its last byte was written.",
-		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10},
-	}, []string{"method", "route", "status"})
-	inFlight := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "tiffin_http_requests_in_flight",
-		Help: "Requests being answered now, streams included.",
-	})
-	reg.MustRegister(seconds, inFlight)
-	tracing := obs.Tracing()
+	rec := NewRecorder(log, reg)
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			start := time.Now()
-			inFlight.Inc()
-			defer inFlight.Dec()
 			i := &requestInfo{id: requestID(r)}
-			ctx := context.WithValue(r.Context(), infoKey{}, i)
-			var span trace.Span
-			if tracing {
-				ctx = otel.GetTextMapPropagator().Extract(ctx, propagation.HeaderCarrier(r.Header))
-				ctx, span = otel.Tracer("tiffin/httpx").Start(ctx, r.Method, trace.WithSpanKind(trace.SpanKindServer))
-			}
+			ctx := rec.Begin(context.WithValue(r.Context(), infoKey{}, i), r.Method, propagation.HeaderCarrier(r.Header))
 			w.Header().Set(HeaderRequestID, i.id)
-			rec := &recorder{ResponseWriter: w, info: i}
+			out := &recorder{ResponseWriter: w, info: i}
 			r = r.WithContext(ctx)
 			defer func() {
-				route := "unmatched"
-				if p := chi.RouteContext(r.Context()).RoutePattern(); p != "" && !strings.HasSuffix(p, "/*") {
+				route := ""
+				if p := chi.RouteContext(r.Context()).RoutePattern(); !strings.HasSuffix(p, "/*") {
 					route = p
 				}
 				if i.status == 0 {
 					i.status = http.StatusOK
 				}
-				took := time.Since(start)
-				seconds.WithLabelValues(boundedMethod(r.Method), route, strconv.Itoa(i.status)).Observe(took.Seconds())
-				attrs := append([]slog.Attr{
-					slog.String("request_id", i.id),
-					slog.String("method", boundedMethod(r.Method)),
-					slog.String("route", route),
-					slog.String("path", clip(r.URL.EscapedPath())),
-					slog.Int("status", i.status),
-					slog.Int64("bytes", rec.bytes),
-					slog.Float64("ms", float64(took.Microseconds())/1000),
-				}, i.notes...)
-				level := slog.LevelInfo
-				if i.status >= 500 {
-					level = slog.LevelError
-				}
-				log.LogAttrs(r.Context(), level, "request", attrs...)
-				if span != nil {
-					span.SetName(r.Method + " " + route)
-					span.SetAttributes(attribute.String("http.request.method", r.Method), attribute.String("http.route", route),
-						attribute.Int("http.response.status_code", i.status), attribute.String("tiffin.request_id", i.id))
-					if i.status >= 500 {
-						span.SetStatus(codes.Error, "")
-					}
-					span.End()
-				}
+				rec.End(ctx, Exchange{
+					ID: i.id, Method: r.Method, Route: route, Path: r.URL.EscapedPath(),
+					Status: i.status, Bytes: out.bytes, Took: time.Since(start), Notes: i.notes,
+				})
 			}()
-			next.ServeHTTP(rec, r)
+			next.ServeHTTP(out, r)
 		})
 	}
-}
-
-func clip(s string) string {
-	if len(s) > 200 {
-		return s[:200] + "..."
-	}
-	return s
-}
-
-// boundedMethod keeps what a client may invent out of labels.
-func boundedMethod(m string) string {
-	switch m {
-	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
-		return m
-	}
-	return "other"
 }
 
 // requestID keeps a caller's id of up to 200 visible ASCII bytes, else makes one.

@@ -52,18 +52,44 @@ type problemField struct {
 	Detail  string `json:"detail"`
 }
 
-// statusClientGone is what the log and the metrics call a request whose client
+// StatusClientGone is what the log and the metrics call a request whose client
 // left before the answer (nginx's 499); nobody receives it.
-const statusClientGone = 499
+const StatusClientGone = 499
 
-// WriteProblem answers with err as application/problem+json. An error that is
-// no *errs.Error is a bare 500, or a 503 when a database or a network peer did
-// not answer; its cause goes to the request's log line only.
+// WriteProblem answers with err as application/problem+json.
 func WriteProblem(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil && errors.Is(err, context.Canceled) {
-		info(r.Context()).status = statusClientGone
+		info(r.Context()).status = StatusClientGone
 		return
 	}
+	p := NewProblem(err, r.URL.EscapedPath(), RequestID(r.Context()))
+	Note(r.Context(), p.Note)
+	h := w.Header()
+	if p.RetryAfter != "" {
+		h.Set("Retry-After", p.RetryAfter)
+	}
+	h.Set("Content-Type", ProblemType)
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(p.Status)
+	_, _ = w.Write(p.Body) // the client may be gone
+}
+
+// ProblemType is the media type of a Problem's body.
+const ProblemType = "application/problem+json"
+
+// Problem is the answer to an error.
+type Problem struct {
+	Status     int
+	RetryAfter string // a field of the answer unless it is empty
+	Body       []byte
+	Note       slog.Attr // for the request's log line
+}
+
+// NewProblem makes err a problem of a path and a request. An error that is no
+// *errs.Error is a bare 500, or a 503 when a database or a network peer did not
+// answer; its cause goes to the request's log line only.
+func NewProblem(err error, instance, requestID string) Problem {
 	e, ok := errors.AsType[*errs.Error](err)
 	switch {
 	case ok:
@@ -73,35 +99,28 @@ func WriteProblem(w http.ResponseWriter, r *http.Request, err error) {
 		e = &errs.Error{Kind: errs.Internal}
 	}
 	k := kinds[e.Kind]
+	p := Problem{Status: k.status, Note: slog.String("problem", e.Error())}
 	if k.status >= 500 {
-		Note(r.Context(), slog.String("error", err.Error()))
-	} else {
-		Note(r.Context(), slog.String("problem", e.Error()))
+		p.Note = slog.String("error", err.Error())
 	}
-	p := problem{
+	if e.RetryAfter > 0 {
+		p.RetryAfter = strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds())))
+	}
+	doc := problem{
 		Type:      "/problems/" + k.slug,
 		Title:     k.title,
 		Status:    k.status,
 		Detail:    e.Detail,
-		Instance:  r.URL.EscapedPath(),
-		RequestID: RequestID(r.Context()),
+		Instance:  instance,
+		RequestID: requestID,
 	}
 	for _, f := range e.Fields {
-		p.Errors = append(p.Errors, problemField(f))
+		doc.Errors = append(doc.Errors, problemField(f))
 	}
-	if e.RetryAfter > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds()))))
+	if p.Body, err = encode(doc); err != nil {
+		p.Body = nil
 	}
-	body, err := encode(p)
-	if err != nil {
-		body = nil
-	}
-	h := w.Header()
-	h.Set("Content-Type", "application/problem+json")
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(k.status)
-	_, _ = w.Write(body) // the client may be gone
+	return p
 }
 
 // infrastructure tells whether err says that a database or a peer could not be

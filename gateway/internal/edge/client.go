@@ -1,27 +1,26 @@
 package edge
 
 import (
-	"net/http"
 	"net/netip"
 	"strings"
+
+	"github.com/tiffin-platform/tiffin/gateway/internal/http1"
 )
 
 // clientAddr returns the address of the client. It is that of the connection,
 // unless a trusted proxy is at its other end: then X-Forwarded-For is read from
 // its end, where our proxies wrote, up to the first address that is no trusted
 // proxy. What stands before it anybody may have written.
-func clientAddr(r *http.Request, trusted []netip.Prefix) netip.Addr {
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return netip.IPv4Unspecified()
-	}
-	addr := peer.Addr().Unmap().WithZone("")
+func clientAddr(peer netip.Addr, fields []http1.Field, trusted []netip.Prefix) netip.Addr {
+	addr := peer
 	if len(trusted) == 0 || !contains(trusted, addr) {
 		return addr
 	}
-	fields := r.Header["X-Forwarded-For"]
 	for i := len(fields) - 1; i >= 0; i-- {
-		list := fields[i]
+		if fields[i].Name != "x-forwarded-for" {
+			continue
+		}
+		list := fields[i].Value
 		for more := true; more; {
 			var entry string
 			if at := strings.LastIndexByte(list, ','); at >= 0 {

@@ -17,12 +17,12 @@ const (
 type cors []string // origins; "*" for all; empty: closed
 
 // announce marks an answer; it returns whether the request's origin is allowed.
-func (c cors) announce(h http.Header, r *http.Request) bool {
+func (c cors) announce(x *exchange) bool {
 	if len(c) == 0 {
 		return false
 	}
-	h.Add("Vary", "Origin")
-	origin := r.Header.Get("Origin")
+	x.set("Vary", "Origin")
+	origin := x.req.Get("origin")
 	all := slices.Contains(c, "*")
 	if origin == "" || !all && !slices.Contains(c, origin) {
 		return false
@@ -30,20 +30,19 @@ func (c cors) announce(h http.Header, r *http.Request) bool {
 	if all {
 		origin = "*"
 	}
-	h.Set("Access-Control-Allow-Origin", origin)
-	h.Set("Access-Control-Expose-Headers", exposedHeaders)
+	x.set("Access-Control-Allow-Origin", origin)
+	x.set("Access-Control-Expose-Headers", exposedHeaders)
 	return true
 }
 
 // preflight tells whether the request is a browser's question before a request.
-func preflight(r *http.Request) bool {
-	return r.Method == http.MethodOptions && r.Header.Get("Origin") != "" && r.Header.Get("Access-Control-Request-Method") != ""
+func (x *exchange) preflight() bool {
+	return x.req.Method == http.MethodOptions && x.req.Get("origin") != "" && x.req.Get("access-control-request-method") != ""
 }
 
-func answerPreflight(w http.ResponseWriter, allow string) {
-	h := w.Header()
-	h.Set("Access-Control-Allow-Methods", allow)
-	h.Set("Access-Control-Allow-Headers", allowedHeaders)
-	h.Set("Access-Control-Max-Age", "600")
-	w.WriteHeader(http.StatusNoContent)
+func (x *exchange) answerPreflight(allow string) {
+	x.set("Access-Control-Allow-Methods", allow)
+	x.set("Access-Control-Allow-Headers", allowedHeaders)
+	x.set("Access-Control-Max-Age", "600")
+	x.reply(http.StatusNoContent, nil)
 }

@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"bufio"
 	"io"
 	"net/http"
 	"strings"
@@ -185,40 +184,6 @@ func TestHeadsOver64KiB(t *testing.T) {
 		require.True(t, a.Close)
 	}
 	require.Len(t, r.requests(), 1)
-}
-
-// The scanner must see the same requests whatever pieces the bytes come in.
-func FuzzScanner(f *testing.F) {
-	f.Add([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n"), 3)
-	f.Add([]byte("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhelloGET / HTTP/1.1\r\nHost: x\r\n\r\n"), 7)
-	f.Add([]byte("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5;x\r\nhello\r\n0\r\nA: b\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n"), 1)
-	f.Add([]byte("POST / HTTP/1.0\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), 2)
-	f.Fuzz(func(t *testing.T, input []byte, piece int) {
-		piece = max(1, min(piece, 4096))
-		var whole, pieces scanner
-		bad := whole.feed(input)
-		var badInPieces int64
-		for rest := input; len(rest) > 0 && badInPieces == 0; {
-			n := min(piece, len(rest))
-			badInPieces, rest = pieces.feed(rest[:n]), rest[n:]
-		}
-		require.Equal(t, bad, badInPieces)
-		if bad != 0 || whole.heads > 50 {
-			return
-		}
-		// What the scanner accepts net/http reads as the same requests, or refuses.
-		in := bufio.NewReader(strings.NewReader(string(input)))
-		for n := int64(1); ; n++ {
-			req, err := http.ReadRequest(in)
-			if err != nil {
-				return
-			}
-			require.LessOrEqual(t, n, whole.heads, "net/http found a request where the scanner saw none")
-			if _, err := io.Copy(io.Discard, req.Body); err != nil {
-				return
-			}
-		}
-	})
 }
 
 // drip sends a byte now and then until the connection ends.

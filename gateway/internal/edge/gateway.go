@@ -4,19 +4,16 @@ package edge
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/http/httputil"
 	"net/netip"
 	"sync/atomic"
 
-	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tiffin-platform/tiffin/gateway/internal/http1"
 	"github.com/tiffin-platform/tiffin/gateway/internal/limit"
 	"github.com/tiffin-platform/tiffin/gateway/internal/upstream"
 	"github.com/tiffin-platform/tiffin/pkg/authn"
@@ -43,13 +40,13 @@ type Gateway struct {
 	log      *slog.Logger
 	table    table
 	cors     cors
-	proxy    *httputil.ReverseProxy
-	handler  http.Handler
+	recorder *httpx.Recorder
 	openAPI  []byte
 	limited  *prometheus.CounterVec
 	times    times
-	stopping chan struct{} // closed when streams must end
-	hurry    atomic.Bool   // connections are cut now
+	conns    conns
+	stopping atomic.Bool // streams end and connections close after their request
+	hurry    atomic.Bool // connections are cut now
 }
 
 // New returns a gateway.
@@ -64,7 +61,8 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Gateway, err
 			Name: "tiffin_gateway_limited_total",
 			Help: "Requests refused with 429.",
 		}, []string{"policy"}),
-		stopping: make(chan struct{}),
+		recorder: httpx.NewRecorder(log, reg),
+		conns:    conns{slots: make(chan struct{}, maxConns), open: map[*conn]bool{}},
 	}
 	reg.MustRegister(g.limited)
 	for policy, l := range map[string]*limit.Limiter{"ip": cfg.IP, "login": cfg.Login, "user": cfg.User} {
@@ -75,56 +73,35 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) (*Gateway, err
 		}, func() float64 { return float64(l.Clients()) }))
 		g.limited.WithLabelValues(policy) // shown before the first one too
 	}
-	g.proxy = g.newProxy()
-
-	m := httpx.NewRouter(log, reg)
-	serve := httpx.HandlerFunc(g.serve)
-	handle := func(w http.ResponseWriter, r *http.Request) {
-		if err := serve(w, r); err != nil {
-			authn.WriteProblem(w, r, err)
-		}
-	}
-	// The gateway routes by itself: what chi finds no route or method for comes
-	// to the same handler.
-	m.HandleFunc("/*", handle)
-	m.NotFound(handle)
-	m.MethodNotAllowed(handle)
-	g.handler = m
 	return g, nil
 }
 
-// serve refuses in the order that the API promises, or forwards.
-func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) error {
-	setRoute(r, "")
-	if c, ok := r.Context().Value(connKey{}).(*conn); ok && c.refused() {
-		w.Header().Set("Connection", "close")
-		return errs.New(errs.Malformed, "the framing of the request is not acceptable")
+// serve refuses in the order that the API promises, or forwards. What HTTP
+// itself forbids was refused before.
+func (g *Gateway) serve(x *exchange) error {
+	for _, f := range x.req.Fields {
+		if f.Name == "upgrade" {
+			return errs.New(errs.Malformed, "protocol upgrades are not offered")
+		}
 	}
-	if status, ok := r.Context().Value(nativeKey{}).(int); ok {
-		return nativeProblem(status)
-	}
-	if len(r.Header["Upgrade"]) > 0 {
-		return errs.New(errs.Malformed, "protocol upgrades are not offered")
-	}
-	t, err := parseTarget(r.RequestURI)
+	t, err := parseTarget(x.req.Target)
 	if err != nil {
-		r.URL.Path, r.URL.RawPath = "/", "" // the instance of the problem shows no tricks
 		return err
 	}
-	t.apply(r.URL)
+	x.target = t
 	e := g.table.find(t.path)
 	if e != nil {
-		setRoute(r, e.pattern)
+		x.route = e.pattern
 	}
-	if !knownMethod(r.Method) {
-		return methodNotAllowed(w, r, e)
+	if !knownMethod(x.req.Method) {
+		return methodNotAllowed(x, e)
 	}
-	route := e.route(r.Method)
-	asks := g.cors.announce(w.Header(), r) && preflight(r)
+	route := e.route(x.req.Method)
+	asks := g.cors.announce(x) && x.preflight()
 
-	client := clientAddr(r, g.cfg.TrustedProxies)
-	httpx.Note(r.Context(), slog.String("client", client.String()))
-	if err := g.limitAddr(w, client, route); err != nil {
+	x.client = clientAddr(x.c.peer, x.req.Fields, g.cfg.TrustedProxies)
+	x.note("client", x.client.String())
+	if err := g.limitAddr(x, route); err != nil {
 		return err
 	}
 	access, ok := areaOf(t.path)
@@ -132,11 +109,11 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) error {
 		return errs.New(errs.NotFound, "there is nothing at this path")
 	}
 	if asks && e != nil {
-		answerPreflight(w, e.allow) // browsers send it without credentials
+		x.answerPreflight(e.allow) // browsers send it without credentials
 		return nil
 	}
 	if access != public {
-		if err := g.authorize(w, r, access); err != nil {
+		if err := g.authorize(x, access); err != nil {
 			return err
 		}
 	}
@@ -144,45 +121,52 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) error {
 		return errs.New(errs.NotFound, "there is nothing at this path")
 	}
 	if route == nil {
-		return methodNotAllowed(w, r, e)
+		return methodNotAllowed(x, e)
 	}
-	if err := checkBody(r); err != nil {
+	if err := checkBody(&x.req); err != nil {
 		return err
 	}
 	if route.Service == Self {
-		return g.describe(w)
+		g.describe(x)
+		return nil
 	}
-	g.forward(w, r, route, client)
-	return nil
+	return g.forward(x, route)
 }
 
-func (g *Gateway) limitAddr(w http.ResponseWriter, client netip.Addr, route *Route) error {
-	key := limit.AddrKey(client)
-	if err := g.take(w, "ip", g.cfg.IP, key); err != nil {
+func (g *Gateway) limitAddr(x *exchange, route *Route) error {
+	key := limit.AddrKey(x.client)
+	if err := g.take(x, "ip", g.cfg.IP, key); err != nil {
 		return err
 	}
 	if route != nil && route.login {
-		return g.take(w, "login", g.cfg.Login, key)
+		return g.take(x, "login", g.cfg.Login, key)
 	}
 	return nil
 }
 
 // authorize asks for a token, a role and room within the user's limit.
-func (g *Gateway) authorize(w http.ResponseWriter, r *http.Request, a access) error {
-	p, err := g.cfg.Verifier.Authenticate(r)
+func (g *Gateway) authorize(x *exchange, a access) error {
+	var room [2]string // two are one too many
+	sent := room[:0]
+	for _, f := range x.req.Fields {
+		if f.Name == "authorization" && len(sent) < len(room) {
+			sent = append(sent, f.Value)
+		}
+	}
+	p, err := g.cfg.Verifier.Authenticate(x.ctx, sent)
 	if err != nil {
 		return err
 	}
-	httpx.Note(r.Context(), slog.String("user_id", p.UserID.String()))
+	x.note("user_id", p.UserID.String())
 	if a == admin && p.Role != authn.Admin {
 		return errs.New(errs.Forbidden, "this needs the role %s", authn.Admin)
 	}
-	return g.take(w, "user", g.cfg.User, limit.UserKey(p.UserID))
+	return g.take(x, "user", g.cfg.User, limit.UserKey(p.UserID))
 }
 
-func (g *Gateway) take(w http.ResponseWriter, policy string, l *limit.Limiter, k limit.Key) error {
+func (g *Gateway) take(x *exchange, policy string, l *limit.Limiter, k limit.Key) error {
 	v := l.Take(k)
-	l.Announce(w.Header(), v)
+	l.Announce(&x.limits, v)
 	if v.OK {
 		return nil
 	}
@@ -190,22 +174,20 @@ func (g *Gateway) take(w http.ResponseWriter, policy string, l *limit.Limiter, k
 	return &errs.Error{Kind: errs.RateLimited, Detail: "too many requests; wait as Retry-After says", RetryAfter: v.RetryAfter}
 }
 
-func (g *Gateway) describe(w http.ResponseWriter) error {
-	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("Cache-Control", "public, max-age=300")
-	_, _ = w.Write(g.openAPI) // the client may be gone
-	return nil
+func (g *Gateway) describe(x *exchange) {
+	x.set("Content-Type", "application/json")
+	x.set("Cache-Control", "public, max-age=300")
+	x.reply(http.StatusOK, g.openAPI)
 }
 
 // checkBody refuses bodies that no route takes. What it cannot see yet, the
 // length of a chunked one, is watched while it is forwarded.
-func checkBody(r *http.Request) error {
-	if r.ContentLength > httpx.MaxBody {
+func checkBody(q *http1.Request) error {
+	if q.Length > httpx.MaxBody {
 		return tooLarge()
 	}
-	for _, enc := range r.Header["Content-Encoding"] {
-		if enc != "" {
+	for _, f := range q.Fields {
+		if f.Name == "content-encoding" && f.Value != "" {
 			return errs.New(errs.UnsupportedMedia, "send the body without Content-Encoding")
 		}
 	}
@@ -216,13 +198,13 @@ func tooLarge() *errs.Error {
 	return errs.New(errs.TooLarge, "the body may hold at most %d bytes", httpx.MaxBody)
 }
 
-func methodNotAllowed(w http.ResponseWriter, r *http.Request, e *entry) error {
+func methodNotAllowed(x *exchange, e *entry) error {
 	allow := "GET, HEAD, POST, PUT, DELETE"
 	if e != nil {
 		allow = e.allow
 	}
-	w.Header().Set("Allow", allow)
-	return errs.New(errs.MethodNotAllowed, "%.16q is not a method of this path", r.Method)
+	x.set("Allow", allow)
+	return errs.New(errs.MethodNotAllowed, "%.16q is not a method of this path", x.req.Method)
 }
 
 // knownMethod keeps out TRACE, CONNECT and what nobody registered: no route
@@ -241,51 +223,3 @@ func (e *entry) route(method string) *Route {
 	}
 	return e.methods[method]
 }
-
-// setRoute tells the log line and the metrics which pattern was asked for.
-func setRoute(r *http.Request, pattern string) {
-	if rc := chi.RouteContext(r.Context()); rc != nil {
-		rc.RoutePatterns = append(rc.RoutePatterns[:0], pattern)
-	}
-}
-
-// nativeKey carries the status of an answer that net/http gave by itself into
-// the request that stands for it.
-type nativeKey struct{}
-
-func nativeProblem(status int) error {
-	if status == http.StatusRequestHeaderFieldsTooLarge {
-		return errs.New(errs.HeadTooLarge, "the head may hold at most %d bytes", httpx.MaxHead)
-	}
-	return &errs.Error{Kind: errs.Malformed, Detail: "this is not a request that HTTP/1.1 allows", Err: errors.New(http.StatusText(status))}
-}
-
-// answerNative answers in place of net/http, through the same middleware as
-// every request: with a problem, a request id, a log line and metrics.
-func (g *Gateway) answerNative(c *conn, status int) []byte {
-	r, err := http.NewRequestWithContext(context.WithValue(context.Background(), nativeKey{}, status), "-", "/", http.NoBody)
-	if err != nil {
-		return nil // cannot happen: the parts are constant
-	}
-	r.RemoteAddr = c.RemoteAddr().String()
-	w := &memoryWriter{header: http.Header{}}
-	g.handler.ServeHTTP(w, r)
-	var out bytes.Buffer
-	fmt.Fprintf(&out, "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Length: %d\r\n", w.status, http.StatusText(w.status), w.body.Len())
-	_ = w.header.Write(&out) // to memory
-	out.WriteString("\r\n")
-	out.Write(w.body.Bytes())
-	return out.Bytes()
-}
-
-type memoryWriter struct {
-	header http.Header
-	status int
-	body   bytes.Buffer
-}
-
-func (w *memoryWriter) Header() http.Header { return w.header }
-
-func (w *memoryWriter) WriteHeader(status int) { w.status = status }
-
-func (w *memoryWriter) Write(p []byte) (int, error) { return w.body.Write(p) }

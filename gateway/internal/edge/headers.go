@@ -2,76 +2,117 @@ package edge
 
 import (
 	"net/http"
-	"net/textproto"
 	"strings"
+	"time"
+
+	"github.com/tiffin-platform/tiffin/gateway/internal/http1"
 )
 
-// claims are the names with which proxies tell a service what they know about
-// a client. Whoever sends them from outside wants to be taken for a proxy, so
-// they are removed; services trust the token only.
-var claims = map[string]bool{
-	"Forwarded": true, "True-Client-Ip": true, "Client-Ip": true, "X-Client-Ip": true, "X-Real-Ip": true,
-	"X-Cluster-Client-Ip": true, "Fastly-Client-Ip": true, "Remote-Addr": true, "Remote-User": true,
-	"Role": true, "Roles": true, "User-Id": true, "User-Role": true, "X-Role": true, "X-Roles": true,
-	"X-Rewrite-Url": true, "X-Http-Method": true, "X-Http-Method-Override": true, "X-Method-Override": true,
-	"X-Idempotency-Key": true, // net/http would take it as leave to send a request twice
-	"Proxy":             true, // becomes HTTP_PROXY in CGI programs
-}
-
+// claimPrefixes begin the names with which proxies tell a service what they
+// know about a client. Whoever sends them from outside wants to be taken for a
+// proxy, so they are removed; services trust the token only.
 var claimPrefixes = []string{
-	"X-User", "X-Forwarded", "X-Role", "X-Auth", "X-Original", "X-Remote", "X-Envoy", "X-Principal", "X-Subject",
-	"X-Session", "X-Customer", "X-Admin", "X-Is-Admin", "X-Tenant", "X-Tiffin", "X-Jwt", "X-Token", "X-Claim", "X-Account",
-	"X-Real-", "X-Client-", "X-Amzn-", "X-Azure-", "X-Goog-", "Cf-",
+	"x-user", "x-forwarded", "x-role", "x-auth", "x-original", "x-remote", "x-envoy", "x-principal", "x-subject",
+	"x-session", "x-customer", "x-admin", "x-is-admin", "x-tenant", "x-tiffin", "x-jwt", "x-token", "x-claim", "x-account",
+	"x-real-", "x-client-", "x-amzn-", "x-azure-", "x-goog-", "cf-",
 }
 
-// kept are the fields that a client cannot take away by naming them in
-// Connection: they are for the service, not for this hop.
-var kept = map[string]bool{
-	"Authorization": true, "X-Request-Id": true, "Traceparent": true, "Tracestate": true, "Host": true,
-	"Content-Type": true, "Content-Length": true, "Content-Encoding": true, "Idempotency-Key": true,
-	"Last-Event-Id": true, "Accept": true, "User-Agent": true, "X-Forwarded-For": true,
-}
-
-// scrub removes from a request's head what is not for services: claims about
-// the client, fields of this hop, and names with an underscore, which some
-// frameworks read as a hyphen.
-func scrub(h http.Header) {
-	for _, list := range h["Connection"] {
-		for name := range strings.SplitSeq(list, ",") {
-			if name = textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name)); !kept[name] {
-				delete(h, name)
-			}
-		}
-	}
-	delete(h, "Connection")
-	delete(h, "Te")
-	delete(h, "Trailer")
-	delete(h, "Expect") // the gateway gives the 100 itself, when it passes the body on
-	for name := range h {
-		if claims[name] || claimed(name) {
-			delete(h, name)
-		}
-	}
-}
-
-func claimed(name string) bool {
-	if strings.IndexByte(name, '_') >= 0 {
-		return true
-	}
-	if name[0] != 'X' && name[0] != 'C' {
+// forService tells whether a field of a request is for services: neither a
+// claim about the client, nor about this hop or the body, nor a name with an
+// underscore, which some frameworks read as a hyphen.
+func forService(name string) bool {
+	switch name {
+	case "forwarded", "true-client-ip", "client-ip", "x-cluster-client-ip", "fastly-client-ip", "remote-addr", "remote-user",
+		"role", "roles", "user-id", "user-role", "x-rewrite-url", "x-http-method", "x-http-method-override", "x-method-override",
+		"x-idempotency-key", // net/http would take it as leave to send a request twice
+		"proxy",             // becomes HTTP_PROXY in CGI programs
+		"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
+		"proxy-connection", "proxy-authorization", "proxy-authenticate",
+		"host", "content-length",
+		"content-encoding", // always empty
+		"expect",           // the gateway gives the 100 itself, when it passes the body on
+		"x-request-id":     // checked, and set anew
 		return false
+	}
+	if strings.IndexByte(name, '_') >= 0 {
+		return false
+	}
+	if name[0] != 'x' && name[0] != 'c' {
+		return true
 	}
 	for _, p := range claimPrefixes {
 		if strings.HasPrefix(name, p) {
+			return false
+		}
+	}
+	return true
+}
+
+// forThisHop tells whether the client named a field in Connection. It cannot
+// take away what is for the service.
+func (x *exchange) forThisHop(name string) bool {
+	switch name {
+	case "authorization", "traceparent", "tracestate", "content-type", "idempotency-key", "last-event-id", "accept", "user-agent":
+		return false
+	}
+	for _, f := range x.req.Fields {
+		if f.Name == "connection" && http1.Listed(f.Value, name) {
 			return true
 		}
 	}
 	return false
 }
 
-// ours are fields of an answer that only the gateway sets.
-var ours = []string{
-	"X-Request-Id", "X-Content-Type-Options", "Ratelimit", "Ratelimit-Policy", "Server",
-	"Access-Control-Allow-Origin", "Access-Control-Allow-Methods", "Access-Control-Allow-Headers",
-	"Access-Control-Allow-Credentials", "Access-Control-Expose-Headers", "Access-Control-Max-Age",
+// ours tells whether only the gateway sets a field of an answer, or it is about
+// this hop.
+func ours(name string) bool {
+	switch name {
+	case "x-request-id", "x-content-type-options", "ratelimit", "ratelimit-policy", "server",
+		"access-control-allow-origin", "access-control-allow-methods", "access-control-allow-headers",
+		"access-control-allow-credentials", "access-control-expose-headers", "access-control-max-age",
+		"connection", "keep-alive", "te", "transfer-encoding", "upgrade", "content-length",
+		"proxy-connection", "proxy-authorization", "proxy-authenticate":
+		return true
+	}
+	return false
+}
+
+// appendAnswerFields appends the fields of a service's answer that are for the
+// client.
+func appendAnswerFields(b []byte, p *http1.Response, noStore bool) []byte {
+	var connection string
+	dated := p.Status < 200
+	for _, f := range p.Fields {
+		switch f.Name {
+		case "connection":
+			connection += "," + f.Value
+		case "date":
+			dated = true
+		}
+	}
+	for _, f := range p.Fields {
+		if ours(f.Name) || noStore && f.Name == "cache-control" || connection != "" && http1.Listed(connection, f.Name) {
+			continue
+		}
+		b = appendField(b, f.Name, f.Value)
+	}
+	if noStore {
+		b = append(b, "Cache-Control: no-store\r\n"...)
+	}
+	if !dated {
+		b = append(b, "Date: "...)
+		b = time.Now().UTC().AppendFormat(b, http.TimeFormat)
+		b = append(b, "\r\n"...)
+	}
+	return b
+}
+
+// appendTrailers ends a chunked body.
+func appendTrailers(b []byte, trailers []http1.Field) []byte {
+	for _, f := range trailers {
+		if !ours(f.Name) && f.Name != "trailer" && f.Name != "host" {
+			b = appendField(b, f.Name, f.Value)
+		}
+	}
+	return append(b, "\r\n"...)
 }

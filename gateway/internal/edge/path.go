@@ -10,7 +10,10 @@ import (
 
 // target is a request target that passed: canonical, and the same text for
 // routing and for the service.
-type target struct{ path, query string }
+type target struct {
+	path string
+	text string // with the query
+}
 
 // parseTarget checks the form of a request target (RFC 9112 §3.2) and makes it
 // canonical, once, before anything looks at it. What two readers could take for
@@ -28,15 +31,22 @@ func parseTarget(uri string) (target, error) {
 		}
 		uri = rest[at:]
 	}
-	path, query, _ := strings.Cut(uri, "?")
-	path, err := canonicalPath(path)
+	raw, query, _ := strings.Cut(uri, "?")
+	path, err := canonicalPath(raw)
 	if err != nil {
 		return target{}, err
 	}
 	if err := checkQuery(query); err != nil {
 		return target{}, err
 	}
-	return target{path, query}, nil
+	switch {
+	case query == "":
+		return target{path, path}, nil
+	case path == raw:
+		return target{path, uri}, nil
+	default:
+		return target{path, path + "?" + query}, nil
+	}
 }
 
 // canonicalPath decodes percent-encoded unreserved characters (RFC 3986 §6.2.2)
@@ -104,16 +114,6 @@ func checkQuery(query string) error {
 		}
 	}
 	return nil
-}
-
-func (t target) apply(u *url.URL) {
-	u.Path, u.RawPath, u.RawQuery = t.path, "", t.query
-	u.Scheme, u.Host, u.User, u.Opaque, u.Fragment, u.ForceQuery = "", "", nil, "", "", false
-	if strings.IndexByte(t.path, '%') >= 0 {
-		if decoded, err := url.PathUnescape(t.path); err == nil {
-			u.Path, u.RawPath = decoded, t.path
-		}
-	}
 }
 
 func unhex(s string, at int) (byte, bool) {

@@ -89,11 +89,10 @@ func setup(t *testing.T, o options) *rig {
 		require.NoError(t, err)
 		addresses = append(addresses, u)
 	}
-	transport := upstream.NewTransport()
 	metrics := upstream.NewMetrics(r.registry)
 	pools := map[Service]*upstream.Pool{}
 	for _, s := range []Service{Auth, Order, Payment, Notification} {
-		pools[s] = upstream.NewPool(string(s), addresses, transport, metrics, r.registry, o.now)
+		pools[s] = upstream.NewPool(string(s), addresses, metrics, r.registry, o.now)
 	}
 	limiter := func(name string) *limit.Limiter {
 		rate := "off"
@@ -131,7 +130,9 @@ func setup(t *testing.T, o options) *rig {
 		case <-time.After(patience):
 			require.Fail(t, "the gateway did not stop")
 		}
-		transport.CloseIdleConnections()
+		for _, p := range pools {
+			p.Close()
+		}
 	})
 	return r
 }

@@ -5,14 +5,22 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
+	"sync"
 	"time"
-
-	"github.com/tiffin-platform/tiffin/pkg/httpx"
 )
 
-// drainTimeout is how long requests may go on when the gateway stops.
-const drainTimeout = 20 * time.Second
+const (
+	// drainTimeout is how long requests may go on when the gateway stops.
+	drainTimeout = 20 * time.Second
+	// idleTimeout is how long a connection is kept without a request, at least
+	// half of it.
+	idleTimeout = 2 * time.Minute
+	// maxConns is how many clients are connected at once; others wait.
+	maxConns = 10_000
+	// acceptRetry is the pause after an error that passes, such as too many open
+	// files.
+	acceptRetry = 50 * time.Millisecond
+)
 
 // times bound how long a client may take to send a request.
 type times struct{ head, request time.Duration }
@@ -21,51 +29,94 @@ type times struct{ head, request time.Duration }
 // to the last of the body.
 var requestTimes = times{head: 10 * time.Second, request: 30 * time.Second}
 
-type connKey struct{}
+// conns are the connections of clients.
+type conns struct {
+	slots chan struct{}
+	all   sync.WaitGroup
+	mu    sync.Mutex
+	open  map[*conn]bool
+}
+
+func (s *conns) add(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open[c] = true
+}
+
+func (s *conns) remove(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, c)
+}
+
+// each calls f for every open connection.
+func (s *conns) each(f func(*conn)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.open {
+		f(c)
+	}
+}
 
 // Serve answers on l, which it closes, until ctx ends; then streams end, and
 // other requests may finish for up to 20 s.
 func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
-	srv := httpx.NewServer(g.handler, g.log, g.stopping)
-	srv.ReadHeaderTimeout, srv.ReadTimeout = g.times.head, g.times.request
-	srv.WriteTimeout = 0 // conn limits each write instead, so that streams may last
-	srv.DisableGeneralOptionsHandler = true
-	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		return context.WithValue(ctx, connKey{}, c)
-	}
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(&listener{Listener: l, gateway: g}) }()
+	stopped := context.AfterFunc(ctx, func() {
+		g.stopping.Store(true)
+		_ = l.Close() // which ends accept
+	})
+	defer stopped()
 	g.log.Info("http listening", "addr", l.Addr().String())
-	select {
-	case err := <-done:
-		return fmt.Errorf("serve http: %w", err)
-	case <-ctx.Done():
+	if err := g.accept(ctx, l); err != nil {
+		return errors.Join(fmt.Errorf("serve http: %w", err), l.Close())
 	}
-	close(g.stopping)
-	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
-	defer cancel()
-	err := srv.Shutdown(limit)
-	if errors.Is(err, context.DeadlineExceeded) {
+	g.conns.each((*conn).closeIdle)
+	done := make(chan struct{})
+	go func() { defer close(done); g.conns.all.Wait() }()
+	limit := time.NewTimer(drainTimeout)
+	defer limit.Stop()
+	select {
+	case <-done:
+	case <-limit.C:
 		g.log.Warn("requests were cut at shutdown", "after", drainTimeout.String())
 		g.hurry.Store(true)
-		err = srv.Close()
+		g.conns.each(func(c *conn) { _ = c.Conn.Close() })
+		<-done
 	}
-	if end := <-done; !errors.Is(end, http.ErrServerClosed) {
-		err = errors.Join(err, end)
-	}
-	return err
+	return nil
 }
 
-// listener gives every connection its watcher.
-type listener struct {
-	net.Listener
-	gateway *Gateway
-}
-
-func (l *listener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+// accept serves connections until ctx ends.
+func (g *Gateway) accept(ctx context.Context, l net.Listener) error {
+	for {
+		select {
+		case g.conns.slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
+		c, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = c.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		case err != nil:
+			<-g.conns.slots
+			g.log.Warn("accept", "error", err.Error())
+			pause := time.NewTimer(acceptRetry)
+			select {
+			case <-pause.C:
+			case <-ctx.Done():
+				pause.Stop()
+			}
+			continue
+		}
+		g.conns.all.Go(func() {
+			defer func() { <-g.conns.slots }()
+			g.serveConn(c)
+		})
 	}
-	return &conn{Conn: c, answer: l.gateway.answerNative, hurry: &l.gateway.hurry}, nil
 }

@@ -50,6 +50,7 @@ const DefaultCapacity = 1 << 16
 type Limiter struct {
 	name     string
 	rate     Rate
+	policy   string // its item of RateLimit-Policy
 	shards   [shardCount]shard
 	perShard int
 	seed     maphash.Seed
@@ -68,6 +69,7 @@ func New(name string, r Rate, capacity int, now func() time.Time) *Limiter {
 		return nil
 	}
 	l := &Limiter{name: name, rate: r, perShard: max(capacity/shardCount, 1), seed: maphash.MakeSeed(), now: now}
+	l.policy = policyItem(name, r.Burst(), l.refill(float64(r.Burst())))
 	for i := range l.shards {
 		l.shards[i].clients = map[Key]*rate.Limiter{}
 	}

@@ -2,7 +2,6 @@ package limit_test
 
 import (
 	"encoding/binary"
-	"net/http"
 	"net/netip"
 	"runtime"
 	"sync"
@@ -84,13 +83,13 @@ func TestABurstOfTwiceTheNumberThenTheRate(t *testing.T) {
 func TestOffLetsEverythingPassAndAnnouncesNothing(t *testing.T) {
 	t.Parallel()
 	l := limit.New("ip", mustRate(t, "off"), 10_000, time.Now)
-	h := http.Header{}
+	var f limit.Fields
 	for range 10_000 {
 		v := l.Take(key(1))
 		require.True(t, v.OK)
-		l.Announce(h, v)
+		l.Announce(&f, v)
 	}
-	require.Empty(t, h)
+	require.Empty(t, f.Append(nil))
 	require.Zero(t, l.Clients())
 	require.NoError(t, l.Run(t.Context()))
 }
@@ -100,14 +99,14 @@ func TestFieldsListEveryPolicyThatApplied(t *testing.T) {
 	c := newClock()
 	ip := limit.New("ip", mustRate(t, "100/s"), 10_000, c.now)
 	user := limit.New("user", mustRate(t, "50/s"), 10_000, c.now)
-	h := http.Header{}
-	ip.Announce(h, ip.Take(key(1)))
+	var f limit.Fields
+	ip.Announce(&f, ip.Take(key(1)))
 	user.Take(key(1))
-	user.Announce(h, user.Take(key(1)))
-	require.Equal(t, http.Header{
-		"RateLimit-Policy": {`"ip";q=200;w=2, "user";q=100;w=2`},
-		"RateLimit":        {`"ip";r=199;t=1, "user";r=98;t=1`},
-	}, h)
+	user.Announce(&f, user.Take(key(1)))
+	require.Equal(t, "RateLimit-Policy: \"ip\";q=200;w=2, \"user\";q=100;w=2\r\n"+
+		"RateLimit: \"ip\";r=199;t=1, \"user\";r=98;t=1\r\n", string(f.Append(nil)))
+	f.Reset()
+	require.Empty(t, f.Append(nil))
 }
 
 func TestReplicasShareTheRate(t *testing.T) {

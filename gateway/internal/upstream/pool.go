@@ -11,29 +11,35 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"net/url"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Pool is the replicas of one service. It is an http.RoundTripper.
+// Pool is the replicas of one service.
 type Pool struct {
 	service   string
 	addresses []*address
-	transport http.RoundTripper
 	next      atomic.Uint32
 	now       func() time.Time
 	failures  *prometheus.CounterVec
+	exchange  func(*address, *Request) (*Response, error)
 }
 
 // address is one replica.
 type address struct {
 	url         *url.URL
+	hostPort    string
+	path        string // before every request's
 	outstanding atomic.Int64
 	breaker     breaker
+
+	mu   sync.Mutex
+	idle []*conn // the one last used at the end
 }
 
 // Metrics are the metrics of all pools.
@@ -54,11 +60,17 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 }
 
 // NewPool returns the pool of a service's addresses, of which there is at least
-// one. The transport is shared by all pools.
-func NewPool(service string, addresses []*url.URL, transport http.RoundTripper, m *Metrics, reg prometheus.Registerer, now func() time.Time) *Pool {
-	p := &Pool{service: service, transport: transport, now: now, failures: m.failures}
+// one.
+func NewPool(service string, addresses []*url.URL, m *Metrics, reg prometheus.Registerer, now func() time.Time) *Pool {
+	p := &Pool{service: service, now: now, failures: m.failures, exchange: (*address).exchange}
 	for _, u := range addresses {
-		p.addresses = append(p.addresses, &address{url: u})
+		port := u.Port()
+		if port == "" {
+			port = u.Scheme // net knows both by name
+		}
+		p.addresses = append(p.addresses, &address{
+			url: u, hostPort: net.JoinHostPort(u.Hostname(), port), path: strings.TrimSuffix(u.EscapedPath(), "/"),
+		})
 	}
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name:        "tiffin_gateway_upstream_resting",
@@ -68,17 +80,26 @@ func NewPool(service string, addresses []*url.URL, transport http.RoundTripper, 
 	return p
 }
 
-// NewTransport returns the transport for all pools. Answers pass through as they
-// come: no decompression, no HTTP/2 upgrade, no proxy of the environment.
-func NewTransport() *http.Transport {
-	return &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		MaxIdleConnsPerHost:    256,
-		IdleConnTimeout:        time.Minute, // services keep theirs for two
-		TLSHandshakeTimeout:    3 * time.Second,
-		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: 64 << 10,
-		DisableCompression:     true,
+// Run closes connections that were not used for a minute, until ctx ends.
+func (p *Pool) Run(ctx context.Context) error {
+	t := time.NewTicker(idleTimeout / 4)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			for _, a := range p.addresses {
+				a.closeIdle(time.Now().Add(-idleTimeout))
+			}
+		}
+	}
+}
+
+// Close closes the connections that wait for requests.
+func (p *Pool) Close() {
+	for _, a := range p.addresses {
+		a.closeIdle(time.Time{})
 	}
 }
 
@@ -103,70 +124,61 @@ func dialFailed(err error) bool {
 	return ok && op.Op == "dial"
 }
 
-// RoundTrip sends the request to a replica. The URL of req has only path and
-// query. A request that cannot have reached a replica is tried at the others;
+// Do sends the request to a replica and returns its answer, which must be
+// closed. A request that cannot have reached a replica is tried at the others;
 // one that was lost on the way only when it is a GET or HEAD without a body.
-func (p *Pool) RoundTrip(req *http.Request) (*http.Response, error) {
-	body := &touched{ReadCloser: req.Body}
-	tried := make([]bool, len(p.addresses))
+func (p *Pool) Do(req *Request) (*Response, error) {
+	var few [8]bool
+	tried := append(few[:0], make([]bool, len(p.addresses))...)
 	for left := len(p.addresses); ; {
 		a, err := p.pick(tried)
 		if err != nil {
 			return nil, err
 		}
-		resp, err := p.try(a, req, body)
+		resp, err := p.try(a, req)
 		if err == nil {
 			return resp, nil
 		}
 		left--
-		if left == 0 || req.Context().Err() != nil || !repeatable(req, err, body) {
+		if left == 0 || !repeatable(req, err) {
 			return nil, err
 		}
 	}
 }
 
-func repeatable(req *http.Request, err error, body *touched) bool {
+func repeatable(req *Request, err error) bool {
 	if dialFailed(err) {
-		return !body.read.Load()
+		return !req.uploading && time.Now().Before(req.Deadline)
 	}
-	return req.Body == nil && (req.Method == http.MethodGet || req.Method == http.MethodHead) && lost(err)
+	return req.replayable() && lost(err)
 }
 
 // try sends the request to one replica.
-func (p *Pool) try(a *address, req *http.Request, body *touched) (*http.Response, error) {
-	out := req.Clone(req.Context())
-	out.URL.Scheme, out.URL.Host = a.url.Scheme, a.url.Host
-	out.URL.Path = a.url.Path + req.URL.Path
-	if req.URL.RawPath != "" {
-		out.URL.RawPath = a.url.EscapedPath() + req.URL.RawPath
-	}
-	out.Host = a.url.Host
-	if req.Body != nil {
-		out.Body = body
-	}
+func (p *Pool) try(a *address, req *Request) (*Response, error) {
 	a.outstanding.Add(1)
-	resp, err := p.transport.RoundTrip(out)
+	resp, err := p.exchange(a, req)
 	if err != nil {
 		a.outstanding.Add(-1)
-		p.judge(req.Context(), a, body, err)
+		p.judge(a, err)
 		return nil, fmt.Errorf("%s at %s: %w", p.service, a.url.Host, err)
 	}
+	resp.pool = p
 	a.breaker.succeeded()
-	resp.Body = &answer{ReadCloser: resp.Body, pool: p, address: a, ctx: req.Context()}
 	return resp, nil
 }
 
 // judge counts a failure against the replica, unless it was the client's.
-func (p *Pool) judge(ctx context.Context, a *address, body *touched, err error) {
+func (p *Pool) judge(a *address, err error) {
 	var reason string
+	_, caller := errors.AsType[*callerError](err)
 	switch {
-	case body.failed.Load(), ctx.Err() != nil && !errors.Is(context.Cause(ctx), ErrTimeout):
+	case caller:
 		a.breaker.undecided()
 		return
 	case dialFailed(err):
 		reason = "unreachable"
 		a.breaker.refused(p.now())
-	case ctx.Err() != nil:
+	case errors.Is(err, ErrTimeout):
 		reason = "timeout"
 		a.breaker.failed(p.now())
 	default:
@@ -175,10 +187,6 @@ func (p *Pool) judge(ctx context.Context, a *address, body *touched, err error) 
 	}
 	p.failures.WithLabelValues(p.service, reason).Inc()
 }
-
-// ErrTimeout is the cause with which the caller cancels a request's context
-// when the service took too long; other causes are not held against it.
-var ErrTimeout = errors.New("the service did not answer in time")
 
 // pick returns the replica with the fewest requests outstanding among those
 // not tried yet and not resting. When all rest, one whose port merely refused
@@ -240,47 +248,4 @@ func lost(err error) bool {
 	}
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && !op.Timeout() && (op.Op == "read" || op.Op == "write")
-}
-
-// touched notes whether a request's body was read, and whether reading failed.
-type touched struct {
-	io.ReadCloser
-	read, failed atomic.Bool
-}
-
-func (b *touched) Read(p []byte) (int, error) {
-	b.read.Store(true)
-	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
-		b.failed.Store(true)
-	}
-	return n, err
-}
-
-// Close leaves the body open for another try; the server closes it.
-func (b *touched) Close() error { return nil }
-
-// answer is a response's body; the request is outstanding until it is closed.
-type answer struct {
-	io.ReadCloser
-	pool    *Pool
-	address *address
-	ctx     context.Context
-	closed  atomic.Bool
-}
-
-func (b *answer) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF && b.ctx.Err() == nil {
-		b.address.breaker.failed(b.pool.now())
-		b.pool.failures.WithLabelValues(b.pool.service, "cut").Inc()
-	}
-	return n, err
-}
-
-func (b *answer) Close() error {
-	if b.closed.CompareAndSwap(false, true) {
-		b.address.outstanding.Add(-1)
-	}
-	return b.ReadCloser.Close()
 }

@@ -1,13 +1,9 @@
 package upstream
 
 import (
-	"context"
 	"errors"
-	"io"
 	"net"
-	"net/http"
 	"net/url"
-	"strings"
 	"testing"
 	"time"
 
@@ -19,19 +15,15 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // scripted stands for the network: it answers by host.
-type scripted map[string]func(*http.Request) (*http.Response, error)
+type scripted map[string]func(*Request) (*Response, error)
 
-func (s scripted) RoundTrip(r *http.Request) (*http.Response, error) { return s[r.URL.Host](r) }
+func ok(*Request) (*Response, error) { return &Response{conn: &conn{}}, nil }
 
-func ok(*http.Request) (*http.Response, error) {
-	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(""))}, nil
-}
-
-func refuse(*http.Request) (*http.Response, error) {
+func refuse(*Request) (*Response, error) {
 	return nil, &net.OpError{Op: "dial", Err: errors.New("connection refused")}
 }
 
-func reset(*http.Request) (*http.Response, error) {
+func reset(*Request) (*Response, error) {
 	return nil, &net.OpError{Op: "read", Err: errors.New("connection reset")}
 }
 
@@ -43,20 +35,27 @@ func setup(t *testing.T, s scripted, hosts ...string) (*Pool, *time.Time) {
 		list = append(list, &url.URL{Scheme: "http", Host: h})
 	}
 	reg := prometheus.NewRegistry()
-	return NewPool("order", list, s, NewMetrics(reg), reg, func() time.Time { return now }), &now
+	p := NewPool("order", list, NewMetrics(reg), reg, func() time.Time { return now })
+	p.exchange = func(a *address, req *Request) (*Response, error) {
+		resp, err := s[a.url.Host](req)
+		if resp != nil {
+			resp.address = a
+		}
+		return resp, err
+	}
+	return p, &now
+}
+
+// request is one that is far from its deadline.
+func request(method, body string) *Request {
+	return &Request{Method: method, Target: "/orders", Body: []byte(body), Length: int64(len(body)), Deadline: time.Now().Add(time.Hour)}
 }
 
 func send(t *testing.T, p *Pool, method, body string) error {
 	t.Helper()
-	var b io.Reader
-	if body != "" {
-		b = strings.NewReader(body)
-	}
-	req, err := http.NewRequestWithContext(t.Context(), method, "/orders", b)
-	require.NoError(t, err)
-	resp, err := p.RoundTrip(req)
+	resp, err := p.Do(request(method, body))
 	if err == nil {
-		require.NoError(t, resp.Body.Close())
+		resp.address.outstanding.Add(-1) // there is no connection to end
 	}
 	return err
 }
@@ -77,7 +76,7 @@ func TestALostConnectionIsTriedElsewhereOnlyForGet(t *testing.T) {
 		repeated     bool
 	}{{"GET", "", true}, {"HEAD", "", true}, {"GET", "x", false}, {"POST", "", false}, {"POST", "x", false}, {"PUT", "", false}, {"DELETE", "", false}} {
 		tries := 0
-		lose := func(r *http.Request) (*http.Response, error) { tries++; return reset(r) }
+		lose := func(r *Request) (*Response, error) { tries++; return reset(r) }
 		p, _ := setup(t, scripted{"a": lose, "b": lose}, "a", "b")
 		require.Error(t, send(t, p, c.method, c.body))
 		want := 1
@@ -91,9 +90,9 @@ func TestALostConnectionIsTriedElsewhereOnlyForGet(t *testing.T) {
 func TestABodyThatWasReadIsNotSentAgain(t *testing.T) {
 	t.Parallel()
 	tries := 0
-	half := func(r *http.Request) (*http.Response, error) {
+	half := func(r *Request) (*Response, error) {
 		tries++
-		_, _ = r.Body.Read(make([]byte, 1))
+		r.uploading = true
 		return refuse(r)
 	}
 	p, _ := setup(t, scripted{"a": half, "b": half}, "a", "b")
@@ -105,7 +104,7 @@ func TestFailuresInARowOpenTheBreakerAndProbesCloseIt(t *testing.T) {
 	t.Parallel()
 	answer := reset
 	asked := 0
-	p, now := setup(t, scripted{"a": func(r *http.Request) (*http.Response, error) { asked++; return answer(r) }}, "a")
+	p, now := setup(t, scripted{"a": func(r *Request) (*Response, error) { asked++; return answer(r) }}, "a")
 	fail := func() error { return send(t, p, "POST", "") }
 	for range 2 {
 		require.Error(t, fail())
@@ -144,7 +143,7 @@ func TestOneProbeAtATime(t *testing.T) {
 	t.Parallel()
 	var p *Pool
 	probing := false
-	answer := func(*http.Request) (*http.Response, error) {
+	answer := func(*Request) (*Response, error) {
 		if probing {
 			var down *DownError
 			require.ErrorAs(t, send(t, p, "GET", ""), &down, "another request while the probe runs")
@@ -162,36 +161,15 @@ func TestOneProbeAtATime(t *testing.T) {
 
 func TestAClientThatLeavesIsNotHeldAgainstTheReplica(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	p, _ := setup(t, scripted{"a": func(*http.Request) (*http.Response, error) { return nil, context.Canceled }}, "a")
+	gone := &callerError{errors.New("gone")}
+	p, _ := setup(t, scripted{"a": func(*Request) (*Response, error) { return nil, gone }}, "a")
 	for range 10 {
-		req, err := http.NewRequestWithContext(ctx, "GET", "/orders", nil)
-		require.NoError(t, err)
-		_, err = p.RoundTrip(req)
-		require.ErrorIs(t, err, context.Canceled)
+		require.ErrorIs(t, send(t, p, "GET", ""), gone.err)
 	}
 	require.Zero(t, p.resting())
-	ctx, timeout := context.WithCancelCause(t.Context())
-	timeout(ErrTimeout)
+	p, _ = setup(t, scripted{"a": func(*Request) (*Response, error) { return nil, ErrTimeout }}, "a")
 	for range 3 {
-		req, err := http.NewRequestWithContext(ctx, "GET", "/orders", nil)
-		require.NoError(t, err)
-		_, err = p.RoundTrip(req)
-		require.Error(t, err)
+		require.ErrorIs(t, send(t, p, "GET", ""), ErrTimeout)
 	}
 	require.Equal(t, 1, p.resting(), "its slowness is")
-}
-
-func TestThePathOfAnAddressComesBeforeTheRequests(t *testing.T) {
-	t.Parallel()
-	var got string
-	p, _ := setup(t, scripted{"a": func(r *http.Request) (*http.Response, error) { got = r.URL.String(); return ok(r) }}, "a")
-	p.addresses[0].url.Path = "/base"
-	req, err := http.NewRequestWithContext(t.Context(), "GET", "/orders/a%3Fb?x=%2F", nil)
-	require.NoError(t, err)
-	resp, err := p.RoundTrip(req)
-	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
-	require.Equal(t, "http://a/base/orders/a%3Fb?x=%2F", got)
 }

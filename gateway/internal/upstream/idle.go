@@ -1,0 +1,63 @@
+package upstream
+
+import (
+	"time"
+
+	"github.com/tiffin-platform/tiffin/gateway/internal/http1"
+)
+
+// take returns a connection that was kept, the one last used, or nil. A request
+// that may not be sent twice gets only one that is certainly still open.
+func (a *address) take(req *Request) *conn {
+	for {
+		a.mu.Lock()
+		n := len(a.idle)
+		if n == 0 {
+			a.mu.Unlock()
+			return nil
+		}
+		c := a.idle[n-1]
+		a.idle[n-1] = nil
+		a.idle = a.idle[:n-1]
+		a.mu.Unlock()
+		if req.replayable() || http1.Quiet(c.tcp) {
+			return c
+		}
+		c.Close()
+	}
+}
+
+// keep keeps a connection for the next request.
+func (a *address) keep(c *conn) {
+	c.release()
+	c.req, c.upload = nil, nil
+	c.since = time.Now()
+	a.mu.Lock()
+	full := len(a.idle) >= maxIdle
+	if !full {
+		a.idle = append(a.idle, c)
+	}
+	a.mu.Unlock()
+	if full {
+		c.Close()
+	}
+}
+
+// closeIdle closes the kept connections that nobody has used since then; all
+// of them for the zero time.
+func (a *address) closeIdle(since time.Time) {
+	a.mu.Lock()
+	n := len(a.idle)
+	if !since.IsZero() {
+		for n = 0; n < len(a.idle) && a.idle[n].since.Before(since); n++ { // the oldest stand first
+		}
+	}
+	old := append([]*conn(nil), a.idle[:n]...)
+	rest := copy(a.idle, a.idle[n:])
+	clear(a.idle[rest:])
+	a.idle = a.idle[:rest]
+	a.mu.Unlock()
+	for _, c := range old {
+		c.Close()
+	}
+}
