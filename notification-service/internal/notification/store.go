@@ -118,7 +118,7 @@ const (
 	// number yet. It is a statement of its own, because the next one must see what
 	// the lock's last holder numbered.
 	lockIfNew = `select from contacts
-		where user_id = $1 and exists (select from notifications where user_id = $1 and seq is null)
+		where user_id = $1 and (select id from notifications where user_id = $1 and seq is null order by id limit 1) is not null
 		for no key update`
 	// giveNumbers numbers what is committed, oldest first, under that lock. Without
 	// it, whatever was committed between the two statements waits for the next
@@ -128,7 +128,8 @@ const (
 			from notifications n join contacts c on c.user_id = n.user_id
 			where n.user_id = $1 and n.seq is null and pg_current_xact_id_if_assigned() is not null
 		), numbered as (
-			update notifications n set seq = f.seq from fresh f where n.id = f.id returning n.seq
+			update notifications n set seq = f.seq from fresh f
+			where n.id = f.id and n.user_id = $1 and n.seq is null returning n.seq -- by the same index again
 		)
 		update contacts set last_seq = (select max(seq) from numbered)
 		where user_id = $1 and exists (select from numbered)`
