@@ -69,6 +69,19 @@ type Exchange struct {
 	Notes       []slog.Attr // further attributes of the log line
 }
 
+// Logs tells whether an answer with this status gets a log line, so that nobody
+// collects attributes for nothing.
+func (r *Recorder) Logs(ctx context.Context, status int) bool {
+	return r.log.Enabled(ctx, level(status))
+}
+
+func level(status int) slog.Level {
+	if status >= 500 {
+		return slog.LevelError
+	}
+	return slog.LevelInfo
+}
+
 // End notes a request whose context Begin returned.
 func (r *Recorder) End(ctx context.Context, x Exchange) {
 	r.inFlight.Dec()
@@ -77,12 +90,8 @@ func (r *Recorder) End(ctx context.Context, x Exchange) {
 	}
 	method := boundedMethod(x.Method)
 	r.seconds.WithLabelValues(method, x.Route, strconv.Itoa(x.Status)).Observe(x.Took.Seconds())
-	level := slog.LevelInfo
-	if x.Status >= 500 {
-		level = slog.LevelError
-	}
-	if r.log.Enabled(ctx, level) {
-		r.log.LogAttrs(ctx, level, "request", append([]slog.Attr{
+	if r.Logs(ctx, x.Status) {
+		r.log.LogAttrs(ctx, level(x.Status), "request", append([]slog.Attr{
 			slog.String("request_id", x.ID),
 			slog.String("method", method),
 			slog.String("route", x.Route),

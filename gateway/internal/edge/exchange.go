@@ -2,9 +2,11 @@ package edge
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"runtime/debug"
@@ -34,7 +36,11 @@ type exchange struct {
 	client netip.Addr
 	id     string
 	route  string // the pattern, for logs and metrics
-	notes  []slog.Attr
+
+	// For the log line, as far as it got.
+	user    uuid.UUID
+	replica string
+	trouble slog.Attr
 
 	fields  []byte // what the gateway says in every answer, as lines
 	limits  limit.Fields
@@ -65,7 +71,8 @@ func (x *exchange) serve(head string, err error) (again bool) {
 		x.req = http1.Request{Fields: x.req.Fields[:0], Close: true}
 	}
 	x.body.start(&x.req)
-	x.id, x.route, x.notes, x.target = requestID(&x.req), "", x.notes[:0], target{path: "/"}
+	x.id, x.route, x.target = requestID(&x.req), "", target{path: "/"}
+	x.client, x.user, x.replica, x.trouble = x.c.peer, uuid.Nil, "", slog.Attr{}
 	x.status, x.sent, x.closing, x.broken, x.stream = 0, 0, x.req.Close, false, false
 	x.fields = append(x.fields[:0], httpx.HeaderRequestID+": "...)
 	x.fields = append(x.fields, x.id...)
@@ -77,7 +84,7 @@ func (x *exchange) serve(head string, err error) (again bool) {
 
 	x.g.recorder.End(x.ctx, httpx.Exchange{
 		ID: x.id, Method: x.req.Method, Route: x.route, Path: x.target.path,
-		Status: x.status, Bytes: x.sent, Took: time.Since(x.start), Notes: x.notes,
+		Status: x.status, Bytes: x.sent, Took: time.Since(x.start), Notes: x.notes(),
 	})
 	switch {
 	case x.broken:
@@ -115,8 +122,23 @@ func (x *exchange) handle(err error) {
 	}
 }
 
-// note adds an attribute to the log line.
-func (x *exchange) note(name, value string) { x.notes = append(x.notes, slog.String(name, value)) }
+// notes are the log line's attributes that only a gateway knows.
+func (x *exchange) notes() []slog.Attr {
+	if !x.g.recorder.Logs(x.ctx, x.status) {
+		return nil
+	}
+	notes := []slog.Attr{slog.String("client", x.client.String())}
+	if x.user != uuid.Nil {
+		notes = append(notes, slog.String("user_id", x.user.String()))
+	}
+	if x.replica != "" {
+		notes = append(notes, slog.String("upstream", x.replica))
+	}
+	if x.trouble.Key != "" {
+		notes = append(notes, x.trouble)
+	}
+	return notes
+}
 
 // set adds a field to the answer. The value is ours or was checked.
 func (x *exchange) set(name, value string) { x.fields = appendField(x.fields, name, value) }
@@ -134,7 +156,7 @@ func (x *exchange) problem(err error) {
 		x.closing = true
 	}
 	p := httpx.NewProblem(err, x.target.path, x.id)
-	x.notes = append(x.notes, p.Note)
+	x.trouble = p.Note
 	if c := authn.Challenge(err, len(x.req.Get("authorization")) > 0); c != "" {
 		x.set("WWW-Authenticate", c)
 	}
@@ -199,7 +221,11 @@ func requestID(q *http1.Request) string {
 	if n == 1 && httpx.ValidRequestID(id) {
 		return id
 	}
-	return uuid.Must(uuid.NewV7()).String()
+	// A UUIDv7. It is a name and no secret, so its bits need not be hard to guess.
+	var made uuid.UUID
+	binary.BigEndian.PutUint64(made[:8], uint64(time.Now().UnixMilli())<<16|7<<12|rand.Uint64()>>52) //nolint:gosec // see above
+	binary.BigEndian.PutUint64(made[8:], 2<<62|rand.Uint64()>>2)                                     //nolint:gosec // see above
+	return made.String()
 }
 
 // carrier shows OpenTelemetry a request's fields.

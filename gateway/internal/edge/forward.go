@@ -3,6 +3,7 @@ package edge
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"time"
@@ -66,9 +67,10 @@ func (g *Gateway) forward(x *exchange, route *Route) error {
 // appendFields appends the fields that a service gets to see.
 func (x *exchange) appendFields(b []byte, route *Route) []byte {
 	tracing := x.g.recorder.Tracing()
+	hop := connectionList(x.req.Fields)
 	for _, f := range x.req.Fields {
 		switch {
-		case !forService(f.Name) || x.forThisHop(f.Name):
+		case !forService(f.Name) || hop != "" && forThisHop(hop, f.Name):
 		case f.Name == "idempotency-key" && !route.idempotent:
 		case tracing && (f.Name == "traceparent" || f.Name == "tracestate"):
 		default:
@@ -138,8 +140,7 @@ func (x *exchange) relayInterim(p *http1.Response) error {
 // relay passes on an answer, each piece of its body as it comes, and closes it:
 // before the client has the end of it and sends its next request.
 func (x *exchange) relay(resp *upstream.Response, route *Route, scratch *[]byte) {
-	x.note("upstream", resp.Replica)
-	x.status = resp.Status
+	x.replica, x.status = resp.Replica, resp.Status
 	b := x.appendHead((*scratch)[:0], resp.Status)
 	b = appendAnswerFields(b, &resp.Response, route.noStore)
 	silent := x.req.Method == http.MethodHead || resp.Body.Done()
@@ -163,7 +164,7 @@ func (x *exchange) relay(resp *upstream.Response, route *Route, scratch *[]byte)
 		err = x.c.write(b)
 	}
 	if err != nil {
-		x.note("cut", err.Error())
+		x.trouble = slog.String("cut", err.Error())
 		x.broken = true
 	}
 	*scratch = b

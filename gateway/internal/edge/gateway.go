@@ -100,7 +100,6 @@ func (g *Gateway) serve(x *exchange) error {
 	asks := g.cors.announce(x) && x.preflight()
 
 	x.client = clientAddr(x.c.peer, x.req.Fields, g.cfg.TrustedProxies)
-	x.note("client", x.client.String())
 	if err := g.limitAddr(x, route); err != nil {
 		return err
 	}
@@ -157,7 +156,7 @@ func (g *Gateway) authorize(x *exchange, a access) error {
 	if err != nil {
 		return err
 	}
-	x.note("user_id", p.UserID.String())
+	x.user = p.UserID
 	if a == admin && p.Role != authn.Admin {
 		return errs.New(errs.Forbidden, "this needs the role %s", authn.Admin)
 	}

@@ -48,19 +48,25 @@ func forService(name string) bool {
 	return true
 }
 
+// connectionList returns what a head's Connection fields list.
+func connectionList(fields []http1.Field) string {
+	var list string
+	for _, f := range fields {
+		if f.Name == "connection" {
+			list += "," + f.Value
+		}
+	}
+	return list
+}
+
 // forThisHop tells whether the client named a field in Connection. It cannot
 // take away what is for the service.
-func (x *exchange) forThisHop(name string) bool {
+func forThisHop(connection, name string) bool {
 	switch name {
 	case "authorization", "traceparent", "tracestate", "content-type", "idempotency-key", "last-event-id", "accept", "user-agent":
 		return false
 	}
-	for _, f := range x.req.Fields {
-		if f.Name == "connection" && http1.Listed(f.Value, name) {
-			return true
-		}
-	}
-	return false
+	return http1.Listed(connection, name)
 }
 
 // ours tells whether only the gateway sets a field of an answer, or it is about
@@ -80,18 +86,11 @@ func ours(name string) bool {
 // appendAnswerFields appends the fields of a service's answer that are for the
 // client.
 func appendAnswerFields(b []byte, p *http1.Response, noStore bool) []byte {
-	var connection string
+	hop := connectionList(p.Fields)
 	dated := p.Status < 200
 	for _, f := range p.Fields {
-		switch f.Name {
-		case "connection":
-			connection += "," + f.Value
-		case "date":
-			dated = true
-		}
-	}
-	for _, f := range p.Fields {
-		if ours(f.Name) || noStore && f.Name == "cache-control" || connection != "" && http1.Listed(connection, f.Name) {
+		dated = dated || f.Name == "date"
+		if ours(f.Name) || noStore && f.Name == "cache-control" || hop != "" && http1.Listed(hop, f.Name) {
 			continue
 		}
 		b = appendField(b, f.Name, f.Value)

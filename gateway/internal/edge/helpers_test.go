@@ -11,7 +11,7 @@ import (
 
 const tick = 5 * time.Millisecond
 
-func prefix(t *testing.T, s string) netip.Prefix {
+func prefix(t testing.TB, s string) netip.Prefix {
 	t.Helper()
 	p, err := netip.ParsePrefix(s)
 	require.NoError(t, err)

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // rig is a gateway on a real port before a real service that answers for all
 // four and remembers what it was asked.
 type rig struct {
-	t        *testing.T
+	t        testing.TB
 	addr     string
 	issuer   *authntest.Issuer
 	customer string // a token
@@ -57,9 +57,11 @@ type options struct {
 	origins   []string
 	timeout   time.Duration
 	times     times
+	level     slog.Level
+	change    func(*Gateway) // before it serves
 }
 
-func setup(t *testing.T, o options) *rig {
+func setup(t testing.TB, o options) *rig {
 	t.Helper()
 	r := &rig{t: t, issuer: authntest.New(t), registry: prometheus.NewRegistry(), logs: &lockedBuffer{}, stopped: make(chan error, 1)}
 	r.customer = r.issuer.Token(uuid.Must(uuid.NewV7()), authn.Customer)
@@ -111,10 +113,13 @@ func setup(t *testing.T, o options) *rig {
 	for _, p := range o.proxies {
 		cfg.TrustedProxies = append(cfg.TrustedProxies, prefix(t, p))
 	}
-	g, err := New(cfg, slog.New(slog.NewJSONHandler(r.logs, nil)), r.registry)
+	g, err := New(cfg, slog.New(slog.NewJSONHandler(r.logs, &slog.HandlerOptions{Level: o.level})), r.registry)
 	require.NoError(t, err)
 	if o.times != (times{}) {
 		g.times = o.times
+	}
+	if o.change != nil {
+		o.change(g)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -209,7 +214,7 @@ func (r *rig) get(path, token string, fields ...string) answer {
 // wire is a raw connection to the gateway.
 type wire struct {
 	net.Conn
-	t *testing.T
+	t testing.TB
 	r *bufio.Reader
 }
 
