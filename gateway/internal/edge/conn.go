@@ -15,9 +15,6 @@ import (
 const (
 	readBuffer = 4 << 10
 	bufferSize = 16 << 10
-	// writeTimeout is how long a client may take to accept a piece of an answer,
-	// at least: a deadline is renewed when half of twice that has gone.
-	writeTimeout = 30 * time.Second
 	// maxDrain is how much of a body that nobody wanted is read so that the
 	// connection can be used again.
 	maxDrain    = 256 << 10
@@ -135,13 +132,14 @@ func (c *conn) readUntil(t time.Time) error {
 	return c.SetReadDeadline(t)
 }
 
-// mayWrite sets the deadline for writing, when the last one is too near.
+// mayWrite sets the deadline for writing when the last one is too near: once in
+// a while, and so a client gets up to twice the time.
 func (c *conn) mayWrite() error {
-	now := time.Now()
-	if c.writeBy.After(now.Add(writeTimeout)) {
+	now, limit := time.Now(), c.g.times.write
+	if c.writeBy.After(now.Add(limit)) {
 		return nil
 	}
-	c.writeBy = now.Add(2 * writeTimeout)
+	c.writeBy = now.Add(2 * limit)
 	return c.SetWriteDeadline(c.writeBy)
 }
 

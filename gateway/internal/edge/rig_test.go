@@ -117,6 +117,9 @@ func setup(t testing.TB, o options) *rig {
 	require.NoError(t, err)
 	if o.times != (times{}) {
 		g.times = o.times
+		if g.times.write == 0 {
+			g.times.write = requestTimes.write
+		}
 	}
 	if o.change != nil {
 		o.change(g)

@@ -22,12 +22,13 @@ const (
 	acceptRetry = 50 * time.Millisecond
 )
 
-// times bound how long a client may take to send a request.
-type times struct{ head, request time.Duration }
+// times bound how long a client may take to send a request, and to accept a
+// piece of its answer.
+type times struct{ head, request, write time.Duration }
 
 // requestTimes are the times outside tests; request counts from the first byte
 // to the last of the body.
-var requestTimes = times{head: 10 * time.Second, request: 30 * time.Second}
+var requestTimes = times{head: 10 * time.Second, request: 30 * time.Second, write: 30 * time.Second}
 
 // conns are the connections of clients.
 type conns struct {
