@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"errors"
 	"io"
 
 	"github.com/tiffin-platform/tiffin/gateway/internal/http1"
@@ -21,7 +22,7 @@ type requestBody struct {
 
 func (b *requestBody) start(q *http1.Request) {
 	*b = requestBody{Body: b.Body, c: b.c, expect: q.Expect}
-	b.Body.Start(q.Length)
+	b.Start(q.Length)
 }
 
 // Next returns the next piece, and waits for it; io.EOF after the last.
@@ -33,9 +34,9 @@ func (b *requestBody) Next() ([]byte, error) {
 	for {
 		piece, err := b.Body.Next(&b.c.in)
 		switch {
-		case err == io.EOF:
-			return nil, err
-		case err == http1.ErrMore:
+		case errors.Is(err, io.EOF):
+			return nil, io.EOF
+		case errors.Is(err, http1.ErrMore):
 			if err = b.more(); err == nil {
 				continue
 			}
@@ -90,15 +91,11 @@ func (b *requestBody) gather(length int64) (all bool, err error) {
 	if length == http1.Chunked {
 		for {
 			piece, err := b.Body.Next(&b.c.in)
-			switch {
-			case err == io.EOF:
-				return true, nil
-			case err != nil || len(b.first) > bufferSize:
-				b.first = append(b.first, piece...)
-				return false, nil // an error shows again
-			}
 			b.first = append(b.first, piece...)
 			b.n += int64(len(piece))
+			if err != nil || len(b.first) > bufferSize {
+				return errors.Is(err, io.EOF), nil // another error shows again
+			}
 		}
 	}
 	var body []byte
@@ -120,7 +117,7 @@ func (b *requestBody) drain() bool {
 	for n := 0; n <= maxDrain; {
 		piece, err := b.Next()
 		if err != nil {
-			return err == io.EOF
+			return errors.Is(err, io.EOF)
 		}
 		n += len(piece)
 	}

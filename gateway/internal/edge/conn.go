@@ -49,7 +49,7 @@ func (g *Gateway) serveConn(raw net.Conn) {
 	g.conns.add(c)
 	defer func() {
 		g.conns.remove(c)
-		_ = c.Conn.Close()
+		_ = c.Close()
 	}()
 	for first := true; ; first = false {
 		head, err := c.next(first)
@@ -86,7 +86,7 @@ func (c *conn) next(first bool) (string, error) {
 	for timed := false; ; {
 		c.in.SkipEmptyLines()
 		head, err := c.in.Head()
-		if err != http1.ErrMore {
+		if !errors.Is(err, http1.ErrMore) {
 			return head, err
 		}
 		if !timed {
@@ -147,7 +147,7 @@ func (c *conn) write(b []byte) error {
 	if err := c.mayWrite(); err != nil {
 		return err
 	}
-	_, err := c.Conn.Write(b)
+	_, err := c.Write(b)
 	return err
 }
 

@@ -175,7 +175,7 @@ func (x *exchange) relay(resp *upstream.Response, route *Route, scratch *[]byte)
 func (x *exchange) relayBody(resp *upstream.Response, b []byte, chunked, silent bool) ([]byte, error) {
 	for {
 		piece, err := resp.Next()
-		if err == http1.ErrMore {
+		if errors.Is(err, http1.ErrMore) {
 			if len(b) > 0 {
 				if err := x.c.write(b); err != nil {
 					return b, err
@@ -187,7 +187,7 @@ func (x *exchange) relayBody(resp *upstream.Response, b []byte, chunked, silent 
 			}
 		}
 		switch {
-		case err == io.EOF || chunked && errors.Is(err, errStopping): // streams end properly when the gateway stops
+		case errors.Is(err, io.EOF) || chunked && errors.Is(err, errStopping): // streams end properly when the gateway stops
 			if chunked {
 				b = appendTrailers(append(b, "0\r\n"...), resp.Body.Trailers)
 			}

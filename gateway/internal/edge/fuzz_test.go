@@ -3,6 +3,7 @@ package edge
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -40,7 +41,7 @@ func readAll(src io.Reader) (all []read) {
 	for {
 		r.SkipEmptyLines()
 		head, err := r.Head()
-		if err == http1.ErrMore {
+		if errors.Is(err, http1.ErrMore) {
 			if r.Fill(src) != nil {
 				return all
 			}

@@ -71,6 +71,7 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
 	if err := g.accept(ctx, l); err != nil {
 		return errors.Join(fmt.Errorf("serve http: %w", err), l.Close())
 	}
+	g.stopping.Store(true) // ctx may have ended a moment before
 	g.conns.each((*conn).closeIdle)
 	done := make(chan struct{})
 	go func() { defer close(done); g.conns.all.Wait() }()
@@ -81,7 +82,7 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener) error {
 	case <-limit.C:
 		g.log.Warn("requests were cut at shutdown", "after", drainTimeout.String())
 		g.hurry.Store(true)
-		g.conns.each(func(c *conn) { _ = c.Conn.Close() })
+		g.conns.each(func(c *conn) { _ = c.Close() })
 		<-done
 	}
 	return nil

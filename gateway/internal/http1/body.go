@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"errors"
 	"io"
 	"strconv"
 	"strings"
@@ -60,7 +61,7 @@ func (b *Body) Next(r *Reader) ([]byte, error) {
 		return nil, b.err
 	}
 	piece, err := b.next(r)
-	if err != nil && err != ErrMore && err != io.EOF {
+	if err != nil && !errors.Is(err, ErrMore) && !errors.Is(err, io.EOF) {
 		b.err = err
 	}
 	return piece, err

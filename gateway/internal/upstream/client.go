@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"strconv"
 	"sync"
@@ -100,7 +101,7 @@ type Response struct {
 // error is http1.ErrMore when nothing has come and io.EOF after the end.
 func (p *Response) Next() ([]byte, error) {
 	piece, err := p.Body.Next(&p.conn.in)
-	if err != nil && err != http1.ErrMore && err != io.EOF {
+	if err != nil && !errors.Is(err, http1.ErrMore) && !errors.Is(err, io.EOF) {
 		p.cut()
 	}
 	return piece, err
@@ -109,7 +110,7 @@ func (p *Response) Next() ([]byte, error) {
 // Wait waits until more of the body has come.
 func (p *Response) Wait() error {
 	err := p.conn.wait(!p.conn.req.Stream)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		if p.Body.UntilClose() {
 			return io.EOF
 		}
@@ -158,7 +159,7 @@ func (a *address) exchange(req *Request) (*Response, error) {
 
 // replayable tells whether the request may be sent twice.
 func (r *Request) replayable() bool {
-	return (r.Method == "GET" || r.Method == "HEAD") && r.Length == 0
+	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && r.Length == 0
 }
 
 func (a *address) dial(req *Request) (*conn, error) {
@@ -205,7 +206,8 @@ func (c *conn) exchange(a *address, req *Request) (*Response, error) {
 
 func (c *conn) send(a *address) error {
 	req := c.req
-	b := append(c.out[:0], req.Method...)
+	b := c.out[:0]
+	b = append(b, req.Method...)
 	b = append(b, ' ')
 	b = append(b, a.path...)
 	b = append(b, req.Target...)
@@ -216,7 +218,7 @@ func (c *conn) send(a *address) error {
 	switch {
 	case req.Length == http1.Chunked:
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
-	case req.Length > 0 || req.Method == "POST" || req.Method == "PUT" || req.Method == "PATCH":
+	case req.Length > 0 || req.Method == http.MethodPost || req.Method == http.MethodPut || req.Method == http.MethodPatch:
 		b = append(b, "Content-Length: "...)
 		b = strconv.AppendInt(b, req.Length, 10)
 		b = append(b, "\r\n"...)
@@ -246,7 +248,7 @@ func (c *conn) receive() error {
 	for interim := 0; ; {
 		head, err := c.in.Head()
 		switch {
-		case err == http1.ErrMore:
+		case errors.Is(err, http1.ErrMore):
 			if err := c.wait(true); err != nil {
 				return err
 			}
@@ -262,11 +264,11 @@ func (c *conn) receive() error {
 		switch {
 		case p.Status >= 200:
 			return nil
-		case p.Status == 101:
+		case p.Status == http.StatusSwitchingProtocols:
 			return errors.New("the service switched protocols unasked")
 		case interim == maxInterim:
 			return errors.New("too many interim answers")
-		case p.Status != 100: // which nobody asked it for
+		case p.Status != http.StatusContinue: // which nobody asked it for
 			if err := c.req.Interim(p); err != nil {
 				return &callerError{err}
 			}
@@ -321,5 +323,5 @@ func (c *conn) release() {
 // end closes the connection.
 func (c *conn) end() {
 	c.release()
-	c.Close()
+	_ = c.Close()
 }

@@ -23,7 +23,7 @@ func (a *address) take(req *Request) *conn {
 		if req.replayable() || http1.Quiet(c.tcp) {
 			return c
 		}
-		c.Close()
+		_ = c.Close()
 	}
 }
 
@@ -39,7 +39,7 @@ func (a *address) keep(c *conn) {
 	}
 	a.mu.Unlock()
 	if full {
-		c.Close()
+		_ = c.Close()
 	}
 }
 
@@ -58,6 +58,6 @@ func (a *address) closeIdle(since time.Time) {
 	a.idle = a.idle[:rest]
 	a.mu.Unlock()
 	for _, c := range old {
-		c.Close()
+		_ = c.Close()
 	}
 }

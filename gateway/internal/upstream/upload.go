@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"errors"
 	"io"
 	"strconv"
 
@@ -35,10 +36,10 @@ func (c *conn) sendBody() error {
 	for {
 		piece, err := c.req.Upload.Next()
 		switch {
-		case err == io.EOF && c.req.Length == http1.Chunked:
+		case errors.Is(err, io.EOF) && c.req.Length == http1.Chunked:
 			_, err = io.WriteString(c, "0\r\n\r\n")
 			return err
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
 			return &callerError{err}
