@@ -112,8 +112,13 @@ func TestSettings(t *testing.T) {
 	require.Len(t, c.Upstreams["order"], 2)
 	require.True(t, c.RateIP.Off())
 	require.Equal(t, 60, c.RateUser.Burst(), "half of 120")
+	require.Equal(t, 20, c.RateLogin.Burst(), "of the default too")
 	require.Equal(t, "[10.0.0.0/8 192.0.2.1/32 2001:db8::/32]", fmt.Sprint(c.TrustedProxies))
 	require.Equal(t, []string{"https://app.example", "http://localhost:3000"}, c.CORSOrigins)
+	values["RATE_LIMIT_IP"] = "10/s"
+	c, err = loadConfig(func(name string) string { return values[name] })
+	require.NoError(t, err)
+	require.Equal(t, 10, c.RateIP.Burst())
 }
 
 func TestEveryWrongSettingIsReportedAtOnce(t *testing.T) {
