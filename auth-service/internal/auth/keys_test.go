@@ -128,6 +128,7 @@ func TestPlannedRotationVoidsNoToken(t *testing.T) {
 	kid, at, err := f.replica("").Rotate(t.Context(), false)
 	require.NoError(t, err)
 	require.Equal(t, f.clock.now().Add(publishAhead).Unix(), at.Unix())
+	require.GreaterOrEqual(t, at.Sub(f.clock.now()), JWKSMaxAge+time.Minute, "whoever caches the JWKS, and then whoever fetches it every minute, has it in time")
 	again, _, err := f.replica("").Rotate(t.Context(), false)
 	require.NoError(t, err, "asked twice: the one that never signed makes room")
 
