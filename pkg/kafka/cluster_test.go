@@ -97,6 +97,8 @@ func TestTopicsMadeAgainBySomebody(t *testing.T) {
 		topics := []string{topic, kafka.RetryTopic(group, 1)}
 		_, err := r.broker.Admin.DeleteTopics(t.Context(), topics...)
 		require.NoError(t, err)
+		// For a moment a broker takes records for what is being deleted.
+		r.eventually("they are gone", func() bool { return !r.exists(topics[0]) && !r.exists(topics[1]) })
 		r.eventually("they are made again", func() bool {
 			made, err := r.broker.Admin.CreateTopics(t.Context(), partitions, -1, nil, topics...)
 			return err == nil && made.Error() == nil

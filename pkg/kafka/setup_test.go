@@ -255,7 +255,7 @@ func (r *rig) size(topic string) (n int64) {
 // ends returns the next offset of each partition of a topic; none without it.
 func (r *rig) ends(topic string) []int64 {
 	listed, err := r.broker.Admin.ListEndOffsets(context.Background(), topic)
-	if err != nil {
+	if err != nil || listed.Error() != nil {
 		return nil
 	}
 	var ends []int64

@@ -189,6 +189,11 @@ func TestATopicMadeAgainIsPublishedTo(t *testing.T) {
 	for _, partitions := range []int32{3, 1, 5} {
 		_, err := w.broker.Admin.DeleteTopic(t.Context(), topic)
 		require.NoError(t, err)
+		// For a moment the broker takes records for what is being deleted.
+		require.Eventually(t, func() bool {
+			ends, err := w.broker.Admin.ListEndOffsets(t.Context(), topic)
+			return err != nil || ends.Error() != nil || len(ends[topic]) == 0
+		}, patience, 10*time.Millisecond)
 		w.series(3, "c", "d")
 		require.NoError(t, w.db.InTx(t.Context(), func(tx *outbox.Tx) error { tx.Emit(t.Context(), other); return nil }))
 		require.Eventually(t, func() bool {
