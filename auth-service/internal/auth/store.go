@@ -212,13 +212,15 @@ func orNull(id uuid.UUID) *uuid.UUID {
 
 func insertAudit(tx *outbox.Tx, a audit) { tx.Queue(insertAuditSQL, a.args()...) }
 
-// prune removes what has ended, in bounded steps, and tells whether there is more.
+// prune removes what has ended, the oldest first, in bounded steps that read
+// nothing else, and tells whether there is more.
 func prune(ctx context.Context, q querier, auditBefore time.Time) (more bool, err error) {
 	const step = 1000
 	for _, sql := range []string{
-		`delete from refresh_tokens where hash in (select hash from refresh_tokens where expires_at < now() limit $1)`,
-		`delete from sessions where id in (select id from sessions where expires_at < now() limit $1)`,
-		`delete from login_failures where bucket in (select bucket from login_failures where updated_at < now() - interval '1 hour' limit $1)`,
+		`delete from refresh_tokens where ctid = any(array(select ctid from refresh_tokens where expires_at < now() order by expires_at limit $1))`,
+		`delete from sessions where ctid = any(array(select ctid from sessions where expires_at < now() order by expires_at limit $1))`,
+		`delete from login_failures where ctid = any(array(
+			select ctid from login_failures where updated_at < now() - interval '1 hour' order by updated_at limit $1))`,
 	} {
 		tag, err := q.Exec(ctx, sql, step)
 		if err != nil {
@@ -226,7 +228,7 @@ func prune(ctx context.Context, q querier, auditBefore time.Time) (more bool, er
 		}
 		more = more || tag.RowsAffected() == step
 	}
-	tag, err := q.Exec(ctx, `delete from audit_log where id in (select id from audit_log where at < $2 order by at limit $1)`, step, auditBefore)
+	tag, err := q.Exec(ctx, `delete from audit_log where ctid = any(array(select ctid from audit_log where at < $2 order by at limit $1))`, step, auditBefore)
 	if err != nil {
 		return false, fmt.Errorf("prune: %w", err)
 	}
