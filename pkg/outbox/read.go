@@ -59,8 +59,12 @@ type reader struct {
 	topics map[string]string
 }
 
-// arena is how much memory rows are copied into at a time.
-const arena = 256 << 10
+// Rows are copied into pieces of memory that double from the one to the other:
+// most reads find a few rows, those of a backlog thousands.
+const (
+	minArena = 4 << 10
+	maxArena = 256 << 10
+)
 
 func (r *reader) read(ctx context.Context, c cursor) (page, error) {
 	lo, hi := c.ranges()
@@ -82,7 +86,7 @@ func (r *reader) read(ctx context.Context, c cursor) (page, error) {
 			return b[:0:0] // nil stays nil
 		}
 		if len(b) > cap(mem)-len(mem) {
-			mem = make([]byte, 0, max(arena, len(b)))
+			mem = make([]byte, 0, max(min(2*cap(mem), maxArena), minArena, len(b)))
 		}
 		mem = append(mem, b...)
 		return mem[len(mem)-len(b) : len(mem) : len(mem)]
