@@ -81,6 +81,7 @@ func Open(ctx context.Context, cfg Config) (*pgxpool.Pool, error) {
 			pc.ConnConfig.RuntimeParams[name] = value
 		}
 	}
+	pc.AfterConnect = takeUUIDs
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)

@@ -13,6 +13,8 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -147,19 +149,22 @@ func TestErrorsNameCauseAndFix(t *testing.T) {
 	}
 }
 
-func TestOpenSetsLimitsUnlessTheURLDoes(t *testing.T) {
+func TestOpenSetsWhatTheURLDoesNot(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Empty(t)
-	show := func(url string) (statement, lock string) {
+	show := func(url string) (statement, lock, plans string) {
 		pool := open(t, url)
-		require.NoError(t, pool.QueryRow(t.Context(), `select current_setting('statement_timeout'), current_setting('lock_timeout')`).Scan(&statement, &lock))
-		return statement, lock
+		require.NoError(t, pool.QueryRow(t.Context(), `select current_setting('statement_timeout'), current_setting('lock_timeout'),
+			current_setting('plan_cache_mode')`).Scan(&statement, &lock, &plans))
+		return statement, lock, plans
 	}
-	statement, lock := show(url)
+	statement, lock, plans := show(url)
 	require.Equal(t, "30s", statement)
 	require.Equal(t, "10s", lock)
-	statement, _ = show(url + "&statement_timeout=7000")
+	require.Equal(t, "force_generic_plan", plans)
+	statement, _, plans = show(url + "&statement_timeout=7000&plan_cache_mode=auto")
 	require.Equal(t, "7s", statement)
+	require.Equal(t, "auto", plans)
 }
 
 func TestConfigReportsBadURLWithoutThePassword(t *testing.T) {
@@ -180,4 +185,29 @@ func TestIsUnique(t *testing.T) {
 	require.True(t, postgres.IsUnique(err, "one_name"))
 	require.False(t, postgres.IsUnique(err, "other"))
 	require.False(t, postgres.IsUnique(nil, "one_name"))
+}
+
+func TestUUIDsTravelAsTheyAre(t *testing.T) { // not parallel: it counts allocations
+	pool := open(t, pgtest.Empty(t))
+	id, none := uuid.New(), (*uuid.UUID)(nil)
+	var one, text string
+	var null bool
+	var n int
+	require.NoError(t, pool.QueryRow(t.Context(), `select $1::uuid::text, $2::uuid is null, cardinality($3::uuid[]), $4::text`,
+		&id, none, []uuid.UUID{id, id}, id).Scan(&one, &null, &n, &text))
+	require.Equal(t, id.String(), one)
+	require.True(t, null)
+	require.Equal(t, 2, n)
+	require.Equal(t, id.String(), text)
+
+	conn, err := pool.Acquire(t.Context())
+	require.NoError(t, err)
+	defer conn.Release()
+	buf := make([]byte, 0, 16)
+	m := conn.Conn().TypeMap()
+	encode := func() { buf, err = m.Encode(pgtype.UUIDOID, pgtype.BinaryFormatCode, id, buf[:0]) }
+	encode()
+	require.NoError(t, err)
+	require.Equal(t, id[:], buf)
+	require.Less(t, testing.AllocsPerRun(100, encode), 6.0, "not by way of text and errors")
 }
