@@ -143,7 +143,7 @@ func (p *Response) Close() {
 // before if there is one. When that proves stale, a request that may be sent
 // again is sent again on a new one.
 func (a *address) exchange(req *Request) (*Response, error) {
-	if c := a.take(req); c != nil {
+	if c := a.take(); c != nil {
 		resp, err := c.exchange(a, req)
 		if err == nil || c.began || !lost(err) || !req.replayable() {
 			return resp, err

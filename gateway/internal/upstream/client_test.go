@@ -171,6 +171,42 @@ func TestConnectionsThatEndedWhileTheyRestedCostNothing(t *testing.T) {
 	}
 }
 
+// An answer too many must not become the answer to somebody else's request.
+func TestBytesThatNobodyAskedForAreNobodysAnswer(t *testing.T) {
+	t.Parallel()
+	more := make(chan struct{})
+	p, _ := service(t, func(c net.Conn, in *bufio.Reader) {
+		for n := 1; ; n++ {
+			req, err := http.ReadRequest(in)
+			if err != nil {
+				return
+			}
+			_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(req.RequestURI), req.RequestURI)
+			if req.RequestURI == "/base/first" {
+				<-more
+				_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+				more <- struct{}{}
+			}
+		}
+	})
+	ask := func(target string) string {
+		req := request("GET", "")
+		req.Target = target
+		resp, err := p.Do(req)
+		require.NoError(t, err)
+		body, err := readAll(resp)
+		require.NoError(t, err)
+		return body
+	}
+	require.Equal(t, "/base/first", ask("/first"))
+	require.Len(t, p.addresses[0].idle, 1, "it was kept, for nothing had come yet")
+	kept := p.addresses[0].idle[0]
+	more <- struct{}{}
+	<-more
+	require.Eventually(t, func() bool { return !http1.Quiet(kept.tcp) }, time.Minute, time.Millisecond)
+	require.Equal(t, "/base/second", ask("/second"))
+}
+
 func TestConnectionsThatRestForLongAreClosed(t *testing.T) {
 	t.Parallel()
 	a := &address{}

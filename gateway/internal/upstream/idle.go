@@ -6,9 +6,10 @@ import (
 	"github.com/tiffin-platform/tiffin/gateway/internal/http1"
 )
 
-// take returns a connection that was kept, the one last used, or nil. A request
-// that may not be sent twice gets only one that is certainly still open.
-func (a *address) take(req *Request) *conn {
+// take returns a connection that was kept, the one last used, or nil. One that
+// was closed meanwhile, or on which bytes came that nobody asked for and that
+// would be taken for the answer to the next request, is of no use.
+func (a *address) take() *conn {
 	for {
 		a.mu.Lock()
 		n := len(a.idle)
@@ -20,7 +21,7 @@ func (a *address) take(req *Request) *conn {
 		a.idle[n-1] = nil
 		a.idle = a.idle[:n-1]
 		a.mu.Unlock()
-		if req.replayable() || http1.Quiet(c.tcp) {
+		if http1.Quiet(c.tcp) {
 			return c
 		}
 		_ = c.Close()
