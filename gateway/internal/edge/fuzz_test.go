@@ -55,10 +55,10 @@ func readAll(src io.Reader) (all []read) {
 		body.Start(q.Length)
 		for {
 			piece, err := body.Next(&r)
-			if err == http1.ErrMore {
+			if errors.Is(err, http1.ErrMore) {
 				err = r.Fill(src)
 			}
-			if err == io.EOF && body.Done() {
+			if errors.Is(err, io.EOF) && body.Done() {
 				break
 			}
 			if err != nil {

@@ -207,6 +207,17 @@ func TestAnswersInEveryFraming(t *testing.T) {
 	}
 }
 
+// HTTP/1.0 has no other way to tell the end of such an answer from its loss.
+func TestAHalfAnswerToHTTP10EndsInAReset(t *testing.T) {
+	t.Parallel()
+	r := setup(t, options{upstreams: []string{rawService(t, func(conn net.Conn) {
+		readHead(conn)
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+	})}})
+	_, err := io.ReadAll(r.dial().send("GET /restaurants HTTP/1.0\r\n\r\n").r)
+	require.ErrorContains(t, err, "reset")
+}
+
 func TestHTTP10GetsNoInterimAnswer(t *testing.T) {
 	t.Parallel()
 	r := setup(t, options{upstreams: []string{rawService(t, func(conn net.Conn) {

@@ -2,6 +2,7 @@ package http1
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -15,7 +16,7 @@ func read(text string) (p Response, body string, err error) {
 	src := strings.NewReader(text)
 	r := NewReader(make([]byte, 16))
 	var head string
-	for head, err = r.Head(); err == ErrMore; head, err = r.Head() {
+	for head, err = r.Head(); errors.Is(err, ErrMore); head, err = r.Head() {
 		if err := r.Fill(src); err != nil {
 			return p, "", err
 		}
@@ -31,12 +32,12 @@ func read(text string) (p Response, body string, err error) {
 	for {
 		piece, err := b.Next(&r)
 		body += string(piece)
-		if err == ErrMore {
-			if err = r.Fill(src); err == io.EOF && !b.UntilClose() {
+		if errors.Is(err, ErrMore) {
+			if err = r.Fill(src); errors.Is(err, io.EOF) && !b.UntilClose() {
 				err = io.ErrUnexpectedEOF
 			}
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return p, body, nil
 		}
 		if err != nil {
@@ -140,10 +141,10 @@ func TestABodyNeedsNoMoreThanTheBuffer(t *testing.T) {
 	for {
 		piece, err := b.Next(&r)
 		n += len(piece)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
-		if err == ErrMore {
+		if errors.Is(err, ErrMore) {
 			err = r.Fill(&text)
 		}
 		require.NoError(t, err)

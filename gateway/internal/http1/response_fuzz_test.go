@@ -3,6 +3,7 @@ package http1
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -27,7 +28,7 @@ func FuzzResponses(f *testing.F) {
 		src := bytes.NewReader(input)
 		r := NewReader(make([]byte, 64))
 		head, err := r.Head()
-		for err == ErrMore && r.Fill(src) == nil {
+		for errors.Is(err, ErrMore) && r.Fill(src) == nil {
 			head, err = r.Head()
 		}
 		var p Response
@@ -39,12 +40,12 @@ func FuzzResponses(f *testing.F) {
 		b.Start(p.Length)
 		for {
 			piece, err := b.Next(&r)
-			if err == ErrMore {
-				if err = r.Fill(src); err == io.EOF && !b.UntilClose() {
+			if errors.Is(err, ErrMore) {
+				if err = r.Fill(src); errors.Is(err, io.EOF) && !b.UntilClose() {
 					return // cut
 				}
 			}
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {

@@ -55,12 +55,12 @@ func readAll(resp *Response) (string, error) {
 	var body strings.Builder
 	for {
 		piece, err := resp.Next()
-		if err == http1.ErrMore {
+		if errors.Is(err, http1.ErrMore) {
 			if err = resp.Wait(); err == nil {
 				continue
 			}
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return body.String(), nil
 		}
 		if err != nil {

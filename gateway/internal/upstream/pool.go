@@ -125,12 +125,15 @@ func dialFailed(err error) bool {
 }
 
 // Do sends the request to a replica and returns its answer, which must be
-// closed. A request that cannot have reached a replica is tried at the others;
-// one that was lost on the way only when it is a GET or HEAD without a body.
+// closed. A request that cannot have reached a replica is tried at the others,
+// and when all of them refuse, once more: while they restart in turn, the first
+// may be back. One that was lost on the way is tried elsewhere only when it is a
+// GET or HEAD without a body.
 func (p *Pool) Do(req *Request) (*Response, error) {
 	var few [8]bool
 	tried := append(few[:0], make([]bool, len(p.addresses))...)
-	for left := len(p.addresses); ; {
+	left, again := len(p.addresses), len(p.addresses) > 1
+	for {
 		a, err := p.pick(tried)
 		if err != nil {
 			return nil, err
@@ -140,6 +143,10 @@ func (p *Pool) Do(req *Request) (*Response, error) {
 			return resp, nil
 		}
 		left--
+		if left == 0 && again && dialFailed(err) {
+			clear(tried)
+			left, again = len(p.addresses), false
+		}
 		if left == 0 || !repeatable(req, err) {
 			return nil, err
 		}

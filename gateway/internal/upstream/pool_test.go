@@ -48,7 +48,10 @@ func setup(t *testing.T, s scripted, hosts ...string) (*Pool, *time.Time) {
 
 // request is one that is far from its deadline.
 func request(method, body string) *Request {
-	return &Request{Method: method, Target: "/orders", Body: []byte(body), Length: int64(len(body)), Deadline: time.Now().Add(time.Hour)}
+	return &Request{
+		Method: method, Target: "/orders", Body: []byte(body), Length: int64(len(body)),
+		Deadline: time.Now().Add(time.Hour), Interrupted: func() error { return nil },
+	}
 }
 
 func send(t *testing.T, p *Pool, method, body string) error {
@@ -67,6 +70,26 @@ func TestARefusedConnectionIsTriedElsewhereWhateverTheMethod(t *testing.T) {
 		require.NoError(t, send(t, p, "POST", "{}"))
 	}
 	require.Equal(t, 2, p.resting())
+}
+
+func TestAReplicaThatIsBackIsFoundWhenTheOthersHaveGone(t *testing.T) {
+	t.Parallel()
+	down := map[string]bool{"a": true, "b": true}
+	script := func(host, next string) func(*Request) (*Response, error) {
+		return func(r *Request) (*Response, error) {
+			if !down[host] {
+				return ok(r)
+			}
+			down[host] = false // back, but too late for this one
+			down[next] = true
+			return refuse(r)
+		}
+	}
+	p, _ := setup(t, scripted{"a": script("a", "b"), "b": script("b", "c")}, "a", "b")
+	require.NoError(t, send(t, p, "POST", "{}"))
+	down = nil
+	p, _ = setup(t, scripted{"a": refuse, "b": refuse}, "a", "b")
+	require.Error(t, send(t, p, "GET", ""), "it has an end")
 }
 
 func TestALostConnectionIsTriedElsewhereOnlyForGet(t *testing.T) {
