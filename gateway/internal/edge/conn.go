@@ -108,6 +108,11 @@ func (c *conn) await(limit time.Duration) error {
 			return err
 		}
 	}
+	if c.in.Size() > readBuffer { // one large request is no reason to keep so much
+		c.in = http1.NewReader(make([]byte, readBuffer))
+		c.x = exchange{}
+		c.x.init(c)
+	}
 	c.idle.Store(true)
 	if c.g.stopping.Load() {
 		return errStopping

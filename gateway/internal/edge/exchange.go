@@ -67,11 +67,12 @@ func (x *exchange) serve(head string, err error) (again bool) {
 	if err == nil {
 		err = x.req.Parse(head)
 	}
+	x.id = requestID(&x.req)
 	if err != nil {
 		x.req = http1.Request{Fields: x.req.Fields[:0], Close: true}
 	}
 	x.body.start(&x.req)
-	x.id, x.route, x.target = requestID(&x.req), "", target{path: "/"}
+	x.route, x.target = "", target{path: "/"}
 	x.client, x.user, x.replica, x.trouble = x.c.peer, uuid.Nil, "", slog.Attr{}
 	x.status, x.sent, x.closing, x.broken, x.stream = 0, 0, x.req.Close, false, false
 	x.fields = append(x.fields[:0], httpx.HeaderRequestID+": "...)
@@ -92,7 +93,7 @@ func (x *exchange) serve(head string, err error) (again bool) {
 		return false
 	case !x.closing && (x.body.Done() || x.body.drain()):
 		return true
-	case err != nil || !x.body.Done():
+	case err != nil || !x.body.Done() || x.c.in.Buffered() > 0:
 		x.c.linger()
 	}
 	return false

@@ -278,6 +278,24 @@ func TestWhoConnectsAndSaysNothingIsCut(t *testing.T) {
 	w.closed()
 }
 
+// A connection that was used for one large request waits for the next in little
+// memory.
+func TestALargeHeadIsForgotten(t *testing.T) {
+	t.Parallel()
+	var g *Gateway
+	r := setup(t, options{change: func(made *Gateway) { g = made }})
+	w := r.dial()
+	for _, size := range []int{1, 60_000, 1} {
+		w.send("GET /restaurants HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", size) + "\r\n\r\n")
+		require.Equal(t, http.StatusOK, w.answer("GET").StatusCode)
+		require.Eventually(t, func() bool {
+			small := false
+			g.conns.each(func(c *conn) { small = c.idle.Load() && c.in.Size() == readBuffer && len(c.x.req.Fields) < 3 })
+			return small
+		}, patience, tick, size)
+	}
+}
+
 func TestConnectionsAreBounded(t *testing.T) {
 	t.Parallel()
 	r := setup(t, options{change: func(g *Gateway) { g.conns.slots = make(chan struct{}, 2) }})

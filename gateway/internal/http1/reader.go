@@ -33,14 +33,21 @@ func (e SyntaxError) Error() string { return "http1: " + string(e) }
 type Reader struct {
 	buf  []byte
 	r, w int // buf[r:w] was not read yet
-	seen int // how much of it Head has looked at
+	seen int // how much of it are lines of a head that Head has read
+	none int // how much of it holds no end of a line but theirs
 }
+
+// maxBuffer holds the largest head and a bit.
+const maxBuffer = MaxHead + 4<<10
 
 // NewReader returns a reader that keeps its bytes in buf while they fit.
 func NewReader(buf []byte) Reader { return Reader{buf: buf} }
 
 // Buffered returns how many bytes have come and were not read.
 func (r *Reader) Buffered() int { return r.w - r.r }
+
+// Size returns how large the buffer has become.
+func (r *Reader) Size() int { return len(r.buf) }
 
 // Take ends the use of the reader and returns its buffer.
 func (r *Reader) Take() []byte {
@@ -73,8 +80,9 @@ func (r *Reader) room() {
 		r.w = copy(r.buf, r.buf[r.r:r.w])
 		r.r = 0
 	default: // a head, the only thing that must be whole before it is read
-		r.buf = append(make([]byte, 0, 2*len(r.buf)), r.buf...)
-		r.buf = r.buf[:cap(r.buf)]
+		larger := make([]byte, max(min(2*len(r.buf), maxBuffer), len(r.buf)+1))
+		copy(larger, r.buf)
+		r.buf = larger
 	}
 }
 
@@ -93,6 +101,7 @@ func (r *Reader) Poll(src net.Conn) error {
 func (r *Reader) SkipEmptyLines() {
 	for r.seen == 0 && bytes.HasPrefix(r.buf[r.r:r.w], []byte("\r\n")) {
 		r.r += 2
+		r.none = 0
 	}
 }
 
@@ -101,21 +110,23 @@ func (r *Reader) SkipEmptyLines() {
 func (r *Reader) Head() (string, error) {
 	b := r.buf[r.r:r.w]
 	for {
-		at := bytes.IndexByte(b[r.seen:], '\n')
+		from := max(r.seen, r.none)
+		at := bytes.IndexByte(b[from:], '\n')
 		if at < 0 {
 			if len(b) > MaxHead {
 				return "", ErrHeadTooLarge
 			}
+			r.none = len(b) // not to be searched again for each byte that comes
 			return "", ErrMore
 		}
-		line := b[r.seen : r.seen+at+1]
+		line := b[r.seen : from+at+1]
 		if len(line) < 2 || line[len(line)-2] != '\r' {
 			return "", SyntaxError("a line of the head ends without CR")
 		}
 		if len(line) == 2 {
 			head := string(b[:r.seen])
 			r.r += r.seen + 2
-			r.seen = 0
+			r.seen, r.none = 0, 0
 			if len(head)+2 > MaxHead {
 				return "", ErrHeadTooLarge
 			}

@@ -2,12 +2,16 @@ package upstream
 
 import (
 	"bufio"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -275,4 +279,32 @@ func TestEndlessInterimAnswersAreBroken(t *testing.T) {
 	_, err := p.Do(req)
 	require.ErrorContains(t, err, "interim")
 	require.Equal(t, maxInterim, seen)
+}
+
+// It is not parallel: Go reads the system's authorities once.
+func TestAServiceBehindTLS(t *testing.T) {
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(w, r.Body)
+	}))
+	t.Cleanup(srv.Close)
+	authorities := filepath.Join(t.TempDir(), "ca.pem")
+	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
+	require.NoError(t, os.WriteFile(authorities, block, 0o600))
+	t.Setenv("SSL_CERT_FILE", authorities)
+	u, err := url.Parse(srv.URL)
+	require.NoError(t, err)
+	p := pool(u)
+	t.Cleanup(p.Close)
+	for range 3 {
+		resp, err := p.Do(request("POST", "hello"))
+		require.NoError(t, err)
+		body, err := readAll(resp)
+		require.NoError(t, err)
+		require.Equal(t, "hello", body)
+		require.Len(t, p.addresses[0].idle, 1)
+	}
+	p.addresses[0].url.Host = "other.example" // whatever is dialled, its certificate must be for this
+	p.Close()
+	_, err = p.Do(request("GET", ""))
+	require.ErrorContains(t, err, "certificate")
 }
