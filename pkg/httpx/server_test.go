@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
@@ -69,4 +70,23 @@ func TestConnectionsAreKeptAfterPlainRequestsOnly(t *testing.T) {
 	} {
 		require.Equal(t, answers, strings.Count(httpxtest.Send(t, addr, request+last), "HTTP/1."), request)
 	}
+}
+
+func TestServersBoundHeadsAndTheTimeOfARequest(t *testing.T) {
+	t.Parallel()
+	srv := httpx.NewServer(http.NotFoundHandler(), slog.New(slog.DiscardHandler), nil)
+	for _, limit := range []time.Duration{srv.ReadHeaderTimeout, srv.ReadTimeout} {
+		require.Positive(t, limit)
+		require.LessOrEqual(t, limit, 30*time.Second, "slow heads and bodies are cut")
+	}
+	require.Positive(t, srv.WriteTimeout)
+	require.Positive(t, srv.IdleTimeout)
+
+	addr := serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	head := func(size int) string {
+		const begin, end = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Long: ", "\r\n\r\n"
+		return begin + strings.Repeat("a", size-len(begin)-len(end)) + end
+	}
+	require.Contains(t, httpxtest.Send(t, addr, head(httpx.MaxHead-100)), "HTTP/1.1 200")
+	require.Contains(t, httpxtest.Send(t, addr, head(httpx.MaxHead+4096)), "HTTP/1.1 431")
 }
