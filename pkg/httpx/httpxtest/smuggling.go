@@ -91,9 +91,9 @@ func Smuggling(path string) map[string]string {
 // closes. A server that does not is a failure: it still waits for something.
 func Send(t *testing.T, addr, raw string) string {
 	t.Helper()
-	c, err := net.Dial("tcp", addr)
+	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
 	require.NoError(t, err)
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	require.NoError(t, c.SetDeadline(time.Now().Add(20*time.Second)))
 	sent := make(chan struct{})
 	go func() { // the server may answer, and close, before it has read all
