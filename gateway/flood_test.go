@@ -30,10 +30,10 @@ func visit(t *testing.T, addr string, from net.IP, n int, fields func(i int) str
 	require.NoError(t, err)
 	defer c.Close()
 	require.NoError(t, c.(*net.TCPConn).SetLinger(0)) // leaves no port waiting
-	require.NoError(t, c.SetDeadline(time.Now().Add(time.Minute)))
 	in := bufio.NewReader(c)
 	statuses := map[int]int{}
 	for i := range n {
+		require.NoError(t, c.SetDeadline(time.Now().Add(time.Minute)))
 		_, err := io.WriteString(c, "GET /restaurants HTTP/1.1\r\nHost: x\r\n"+fields(i)+"\r\n")
 		require.NoError(t, err)
 		resp, err := http.ReadResponse(in, nil)
