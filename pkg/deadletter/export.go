@@ -53,7 +53,7 @@ func (l Letter) View() View {
 	v.Key, v.KeyBytes = readable(l.Key)
 	v.Value, v.ValueBytes = readable(l.Value)
 	for i, h := range l.Headers {
-		v.Headers[i].Key = Text(h.Key, 1000)
+		v.Headers[i].Key = text(h.Key, 1000)
 		v.Headers[i].Value, v.Headers[i].Bytes = readable(h.Value)
 	}
 	return v

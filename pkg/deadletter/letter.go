@@ -81,9 +81,9 @@ func Add(tx *outbox.Tx, l Letter) {
 			error_class = excluded.error_class, error = excluded.error,
 			attempts = least(32767, dead_letters.attempts + excluded.attempts),
 			redrives = greatest(dead_letters.redrives, excluded.redrives), dead_at = now(), updated_at = now()`,
-		[16]byte(l.ID), l.Consumer, [16]byte(l.EventID), Text(l.Type, 200), Text(l.Topic, 249), l.Partition, l.Offset,
+		[16]byte(l.ID), l.Consumer, [16]byte(l.EventID), text(l.Type, 200), text(l.Topic, 249), l.Partition, l.Offset,
 		l.Key, l.Value, outbox.EncodeHeaders(l.Headers),
-		l.ErrorClass, Text(l.Error, 8<<10), l.Attempts, l.Redrives, l.FirstFailedAt)
+		l.ErrorClass, text(l.Error, 8<<10), l.Attempts, l.Redrives, l.FirstFailedAt)
 }
 
 // Resolve records that a redriven event was handled after all.
@@ -92,9 +92,9 @@ func Resolve(tx *outbox.Tx, consumer int16, eventID uuid.UUID) {
 		[16]byte(IDFor(consumer, eventID)))
 }
 
-// Text makes s storable as text: valid UTF-8 without NUL, of at most limit
+// text makes s storable as text: valid UTF-8 without NUL, of at most limit
 // bytes. What a record or an error says may be any bytes.
-func Text(s string, limit int) string {
+func text(s string, limit int) string {
 	if len(s) > limit {
 		s = s[:limit]
 	}

@@ -243,7 +243,7 @@ func (s *Store) begin(ctx context.Context, cmd Command, action string) (uuid.UUI
 	}
 	id := uuid.Must(uuid.NewV7())
 	_, err = s.db.Pool.Exec(ctx, `insert into msg.dead_letter_operations (id, action, actor, reason, filter) values ($1, $2, $3, $4, $5)`,
-		[16]byte(id), action, Text(cmd.Actor, 200), Text(cmd.Reason, 2000), filter)
+		[16]byte(id), action, text(cmd.Actor, 200), text(cmd.Reason, 2000), filter)
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("%s: %w", action, err)
 	}

@@ -209,7 +209,7 @@ func (c *Consumer) poll(ctx context.Context, client *kgo.Client) {
 		fetches.EachError(func(topic string, partition int32, err error) {
 			if ctx.Err() == nil {
 				remade[topic] = remade[topic] || errors.Is(err, kerr.UnknownTopicID)
-				c.log.WarnContext(ctx, "fetch failed", "topic", topic, "partition", partition, "error", Explain(err).Error())
+				c.log.WarnContext(ctx, "fetch failed", "topic", topic, "partition", partition, "error", explain(err).Error())
 			}
 		})
 		c.mu.Lock()
@@ -358,7 +358,7 @@ func (c *Consumer) Health(ctx context.Context) error {
 		return errors.New("kafka: not connected yet")
 	}
 	if err := client.Ping(ctx); err != nil {
-		return Explain(fmt.Errorf("kafka: %w", err))
+		return explain(fmt.Errorf("kafka: %w", err))
 	}
 	return nil
 }

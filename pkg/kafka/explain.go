@@ -11,9 +11,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 )
 
-// Explain adds to a client's error what to do about it. An error it does not
+// explain adds to a client's error what to do about it. An error it does not
 // know is returned as it is.
-func Explain(err error) error {
+func explain(err error) error {
 	if fix := fixFor(err); fix != "" {
 		return fmt.Errorf("%w: %s", err, fix)
 	}

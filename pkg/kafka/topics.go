@@ -41,7 +41,7 @@ func ensureTopics(ctx context.Context, client *kgo.Client, cfg Config, log *slog
 		if refused, ok := errors.AsType[*refusedError](err); ok {
 			return fmt.Errorf("create topics: %w", refused)
 		}
-		log.WarnContext(ctx, "kafka not ready, trying again", "error", Explain(err).Error(), "brokers", strings.Join(cfg.Brokers, ","), "wait", wait.String())
+		log.WarnContext(ctx, "kafka not ready, trying again", "error", explain(err).Error(), "brokers", strings.Join(cfg.Brokers, ","), "wait", wait.String())
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)

@@ -55,7 +55,7 @@ func StartThree(t testing.TB) *Broker {
 	if !Real() {
 		t.Skip("needs KAFKA=real")
 	}
-	nodes, err := StartNodes(3)
+	nodes, err := startNodes(3)
 	require.NoError(t, err)
 	t.Cleanup(nodes.Stop)
 	b := &Broker{t: t, nodes: nodes, Config: nodes.config()}
@@ -141,7 +141,7 @@ func (o *one) take(t testing.TB) *Nodes {
 	}
 	if o.nodes == nil {
 		var err error
-		o.nodes, err = StartNodes(n)
+		o.nodes, err = startNodes(n)
 		require.NoError(t, err)
 	}
 	return o.nodes

@@ -27,8 +27,8 @@ type Nodes struct {
 	out     output
 }
 
-// StartNodes starts n nodes and waits until they answer.
-func StartNodes(n int) (*Nodes, error) {
+// startNodes starts n nodes and waits until they answer.
+func startNodes(n int) (*Nodes, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // a first time downloads
 	defer cancel()
 	install, err := kafkaserver.Find(ctx, func(line string) { fmt.Fprintln(os.Stderr, line) })

@@ -65,7 +65,7 @@ func (p *publisher) restart() {
 // run publishes until ctx ends (nil), leadership is lost (errDeposed) or the
 // connection breaks.
 func (p *publisher) run(ctx context.Context) error {
-	wake, stop := p.subscribe(RelayKey)
+	wake, stop := p.subscribe(relayKey)
 	defer stop()
 	timer := time.NewTimer(0)
 	defer timer.Stop()

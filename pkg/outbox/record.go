@@ -24,8 +24,8 @@ const (
 	// MaxRecordBytes plus 4 KiB.
 	MaxRecordBytes = 1<<20 + 64<<10
 
-	// RelayKey is the doorbell's key that wakes the relay.
-	RelayKey = "msg.outbox"
+	// relayKey is the doorbell's key that wakes the relay.
+	relayKey = "msg.outbox"
 )
 
 // Record is a row of the outbox: a Kafka record to be.

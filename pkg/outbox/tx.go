@@ -209,7 +209,7 @@ func (t *Tx) ring() {
 		return
 	}
 	if len(t.records) > 0 {
-		t.Ring(RelayKey)
+		t.Ring(relayKey)
 	}
 	t.db.bell.Ring(t.rings...)
 }
