@@ -113,7 +113,7 @@ func TestPlansFindScansAndSorts(t *testing.T) {
 		`select name from things where id = $1`:                                true,
 		`select name from things where id > $1 order by id limit 10`:           true,
 		`update things set name = 'x' where id = $1`:                           true,
-		`select id from things where name = 'x' and id <> $1`:                   false,
+		`select id from things where name = 'x' and id <> $1`:                  false,
 		`select id from things where id < $1 + 4000 order by name, id limit 3`: false,
 	} {
 		_, err := plans.Pool.Exec(t.Context(), sql, 7)
