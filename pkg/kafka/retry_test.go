@@ -153,14 +153,21 @@ func TestPanicIsRetried(t *testing.T) {
 // do not wait.
 func TestOrderOfAKeySurvivesRetries(t *testing.T) {
 	r := setupOnePartition(t)
+	r.cc.RetryDelays = []time.Duration{2 * time.Second, 4 * time.Second, 8 * time.Second}
 	slow, fast := uuid.New(), uuid.New()
-	sub, _ := failing(2, errors.New("not yet"), "s0")
-	r.consume(sub)
+	var flowed atomic.Bool
+	r.consume(kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+		if p.Reason == "s0" && !flowed.Load() {
+			return errors.New("not yet")
+		}
+		return apply(ctx, tx, e, p)
+	}))
 	for _, n := range names(6, "") {
 		r.produce(order(slow, "s"+n), order(fast, "f"+n))
 	}
 	r.eventually("other keys flow", func() bool { return len(r.notes(fast)) == 6 })
 	require.Empty(t, r.notes(slow), "nothing overtakes the one that waits")
+	flowed.Store(true)
 	r.eventually("all have their effect", func() bool { return len(r.notes(slow)) == 6 })
 	require.Equal(t, names(6, "s"), r.notes(slow))
 	require.Equal(t, names(6, "f"), r.notes(fast))
