@@ -71,7 +71,7 @@ func childMain() int {
 	}
 	relay := outbox.NewRelay(outbox.NewDB(pool, nil), client, outbox.RelayConfig{
 		Lease: lease, Batch: 100, Drain: time.Second,
-		Pause: 100 * time.Microsecond, PollMin: 100 * time.Microsecond, PollMax: time.Millisecond, // nobody rings here, and it shall see every state
+		PollMin: 100 * time.Microsecond, PollMax: time.Millisecond, // nobody rings here, and it shall see every state
 	}, log, nil)
 	variants[os.Getenv(envVariant)](relay)
 	if crash := os.Getenv(envCrash); crash != "" {

@@ -141,7 +141,7 @@ func TestAGapStaysOpenForTransactionsThatBeganLate(t *testing.T) {
 			// the wrong moment would hide the defect. These transactions do not
 			// ring, so the relay looks often.
 			w := newWorldIn(t, pgtest.Own(t, nil).Pool, kafkatest.StartFake(t))
-			r := w.relay(outbox.RelayConfig{Pause: time.Millisecond, PollMin: time.Millisecond, PollMax: time.Millisecond})
+			r := w.relay(outbox.RelayConfig{PollMin: time.Millisecond, PollMax: time.Millisecond})
 			c.change(r)
 			run(t, r.Run)
 			lost := 0

@@ -30,7 +30,7 @@ type publisher struct {
 
 	failed    bool      // a batch failed: let the others settle, then start again
 	fails     int       // in a row
-	notBefore time.Time // do not read earlier: just after a read, or after a failure
+	notBefore time.Time // do not read earlier, after a failure
 	warned    time.Time
 
 	// Kept from a failed round, for the next one: records that Kafka has
@@ -115,7 +115,6 @@ func (p *publisher) run(ctx context.Context) error {
 			if more {
 				continue
 			}
-			p.notBefore = now.Add(p.cfg.Pause)
 		}
 		timer.Reset(p.sleep(mayRead, now, pollAt, statsAt, drainBy))
 		select {

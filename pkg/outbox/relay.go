@@ -26,7 +26,6 @@ type RelayConfig struct {
 	InFlight  int           // batches that await their acknowledgement at most [3]
 	MaxGaps   int           // open gaps at most; then wait for running transactions [2048]
 	Lease     time.Duration // how long others wait for a leader that froze [5 s]
-	Pause     time.Duration // at least, between reads that found all there was; a lone event never waits [2 ms]
 	PollMin   time.Duration // first poll after activity, where no doorbell tells of the next [5 ms]
 	PollMax   time.Duration // poll when idle [250 ms]
 	Drain     time.Duration // how long a shutdown waits for acknowledgements [5 s]
@@ -40,7 +39,6 @@ func (c RelayConfig) withDefaults() RelayConfig {
 	c.InFlight = cmp.Or(c.InFlight, 3)
 	c.MaxGaps = cmp.Or(c.MaxGaps, 2048)
 	c.Lease = cmp.Or(c.Lease, 5*time.Second)
-	c.Pause = cmp.Or(c.Pause, 2*time.Millisecond)
 	c.PollMin = cmp.Or(c.PollMin, 5*time.Millisecond)
 	c.PollMax = cmp.Or(c.PollMax, 250*time.Millisecond)
 	c.Drain = cmp.Or(c.Drain, 5*time.Second)
