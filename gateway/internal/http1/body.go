@@ -104,13 +104,10 @@ func (b *Body) next(r *Reader) ([]byte, error) {
 				b.state = chunkTrailer
 			}
 		case chunkEnd:
-			line, err := r.line(0)
-			if err != nil {
+			if _, err := r.line(0); err != nil { // or the chunk is longer than its size
 				return nil, err
 			}
-			if b.state = chunkSize; len(line) > 0 {
-				return nil, SyntaxError("a chunk is longer than its size")
-			}
+			b.state = chunkSize
 		case chunkTrailer:
 			if err := b.trailerLine(r); err != nil {
 				return nil, err
