@@ -64,6 +64,7 @@ func (x *exchange) init(c *conn) {
 // serve answers a request, of which only the head was read. It tells whether
 // another can be read from the connection.
 func (x *exchange) serve(head string, err error) (again bool) {
+	x.req = http1.Request{Fields: x.req.Fields[:0]}
 	if err == nil {
 		err = x.req.Parse(head)
 	}

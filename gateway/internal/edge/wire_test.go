@@ -333,6 +333,19 @@ func TestAPanicIsA500AndTheGatewayGoesOn(t *testing.T) {
 	require.Equal(t, http.StatusOK, r.get("/restaurants", "").StatusCode)
 }
 
+func TestABadRequestHasNothingOfTheOneBefore(t *testing.T) {
+	t.Parallel()
+	r := setup(t, options{})
+	for name, bad := range map[string]string{
+		"unreadable": "GET /restaurants HTTP/1.1\nHost: x\r\n\r\n",
+		"refused":    "GET /restaurants HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
+	} {
+		w := r.dial().send("GET /restaurants HTTP/1.1\r\nHost: x\r\nX-Request-ID: mine\r\n\r\n" + bad)
+		require.Equal(t, "mine", w.answer("GET").Header.Get("X-Request-ID"))
+		require.NotEqual(t, "mine", w.answer("GET").problem(t).RequestID, name)
+	}
+}
+
 func TestTheLogLineNamesWhoAndWhere(t *testing.T) {
 	t.Parallel()
 	r := setup(t, options{})
