@@ -290,9 +290,6 @@ func (c *conn) wait(deadline bool) error {
 		if err := c.SetReadDeadline(until); err != nil {
 			return err
 		}
-		if err := c.upload.failed(); err != nil { // after the deadline was set: it may have set one itself
-			return err
-		}
 		err := c.in.Fill(c)
 		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err

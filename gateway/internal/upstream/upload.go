@@ -19,19 +19,12 @@ func (c *conn) startUpload() {
 	u := &upload{done: make(chan struct{})}
 	c.upload, c.req.uploading = u, true
 	go func() { // until the body's end, or endUpload
+		defer close(u.done)
 		u.err = c.sendBody()
-		failed := u.err != nil
-		close(u.done)
-		if failed {
-			_ = c.SetReadDeadline(past) // who waits for the answer looks up
-		}
 	}()
 }
 
 func (c *conn) sendBody() error {
-	if err := c.SetWriteDeadline(c.req.Deadline); err != nil {
-		return err
-	}
 	var framed []byte
 	for {
 		piece, err := c.req.Upload.Next()
@@ -96,11 +89,11 @@ func (c *conn) endUpload(err error) error {
 		return err
 	case !u.over():
 		c.req.Upload.Stop()
+		c.writeBy = past
 		_ = c.SetWriteDeadline(past) // an error shows at the next use
 		<-u.done
 	case err != nil && u.failed() != nil:
 		err = u.failed()
 	}
-	c.writeBy = past // the upload had a deadline of its own
 	return err
 }
