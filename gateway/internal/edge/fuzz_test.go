@@ -80,6 +80,7 @@ func FuzzRequests(f *testing.F) {
 		"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5;x\r\nhello\r\n0\r\nA: b\r\n\r\n" + get,
 		"POST / HTTP/1.0\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 		"POST http://a/%41?b HTTP/1.1\r\nhOST: x:1\r\nConnection: close, X\r\nX: \t y \r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx",
+		"GET http://^/ HTTP/1.1\r\nHost: x\r\n\r\n",
 		"OPTIONS * HTTP/1.1\r\nHost: [::1]:80\r\nA:\r\nA: b\xff\r\n\r\n",
 	} {
 		f.Add([]byte(s), 7)

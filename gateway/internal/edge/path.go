@@ -22,6 +22,9 @@ func parseTarget(uri string) (target, error) {
 	if !strings.HasPrefix(uri, "/") {
 		// Absolute form, as sent to proxies; the host in it names nothing here.
 		scheme, rest, ok := strings.Cut(uri, "://")
+		if u, err := url.ParseRequestURI(uri); err != nil || u.User != nil {
+			ok = false
+		}
 		if !ok || (!strings.EqualFold(scheme, "http") && !strings.EqualFold(scheme, "https")) {
 			return target{}, errs.New(errs.Malformed, "the request target must be a path")
 		}

@@ -278,6 +278,23 @@ func TestWhoConnectsAndSaysNothingIsCut(t *testing.T) {
 	w.closed()
 }
 
+func TestSlowHeadsOfLaterRequestsAreCutToo(t *testing.T) {
+	t.Parallel()
+	short := requestTimes
+	short.head = time.Second
+	r := setup(t, options{times: short})
+	w := r.dial().send("GET /restaurants HTTP/1.1\r\nHost: x\r\n\r\n")
+	require.Equal(t, http.StatusOK, w.answer("GET").StatusCode)
+	start := time.Now()
+	w.send("GET")
+	done := make(chan struct{})
+	go func() { defer close(done); w.drip() }()
+	_, _ = io.ReadAll(w.r)
+	require.Less(t, time.Since(start), patience-time.Second)
+	w.Close()
+	<-done
+}
+
 // A connection that was used for one large request waits for the next in little
 // memory.
 func TestALargeHeadIsForgotten(t *testing.T) {
