@@ -84,10 +84,15 @@ func selectUser(ctx context.Context, q querier, id uuid.UUID) (User, error) {
 }
 
 func selectUsers(ctx context.Context, q querier, email string, before uuid.UUID, limit int) ([]User, error) {
-	rows, err := q.Query(ctx, `
-		select id, email, name, role, created_at from users
-		where ($1 = '' or email_key = $1) and ($2 = '00000000-0000-0000-0000-000000000000'::uuid or id < $2)
-		order by id desc limit $3`, emailKey(email), before, limit)
+	if before == uuid.Nil {
+		before = uuid.Max
+	}
+	// Two statements, so that each is one walk along one index.
+	sql, args := `select id, email, name, role, created_at from users where id < $1 order by id desc limit $2`, []any{before, limit}
+	if key := emailKey(email); key != "" {
+		sql, args = `select id, email, name, role, created_at from users where id < $1 and email_key = $3 order by id desc limit $2`, append(args, key)
+	}
+	rows, err := q.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, fmt.Errorf("select users: %w", err)
 	}
