@@ -199,19 +199,26 @@ func TestUnknownUserTakesTheTimeOfAHash(t *testing.T) {
 	f := setup(t)
 	u := f.register(t, "ann@example.com")
 	// The fastest of some, taken in turn: what else the machine does only adds.
+	// A hash takes some 30 ms, everything else 2: without one the ratio is 10, and
+	// no number of rounds makes it 3.
 	fastest := map[string]time.Duration{u.Email: time.Hour, "nobody@example.com": time.Hour}
-	for n := range int(perAccount.burst) {
-		for email := range fastest {
-			start := time.Now()
-			_, err := f.Login(t.Context(), email, "wrong password", address(n))
-			require.Equal(t, errs.Unauthenticated, errs.KindOf(err))
-			fastest[email] = min(fastest[email], time.Since(start))
+	var known, unknown float64
+	for range 10 {
+		for n := range int(perAccount.burst) {
+			for email := range fastest {
+				start := time.Now()
+				_, err := f.Login(t.Context(), email, "wrong password", address(n))
+				require.Equal(t, errs.Unauthenticated, errs.KindOf(err))
+				fastest[email] = min(fastest[email], time.Since(start))
+			}
 		}
+		known, unknown = fastest[u.Email].Seconds(), fastest["nobody@example.com"].Seconds()
+		if known < 3*unknown && unknown < 3*known {
+			return
+		}
+		f.exec(t, `delete from login_failures`)
 	}
-	known, unknown := fastest[u.Email].Seconds(), fastest["nobody@example.com"].Seconds()
-	// A hash takes some 30 ms, everything else 2: without one the ratio is 10.
-	require.Less(t, known, 3*unknown)
-	require.Less(t, unknown, 3*known)
+	require.Fail(t, "one answers sooner than the other", "known %f s, unknown %f s", known, unknown)
 }
 
 func TestPasswordGuessesWithAStolenTokenAreLimited(t *testing.T) {
@@ -231,5 +238,7 @@ func TestPasswordGuessesWithAStolenTokenAreLimited(t *testing.T) {
 		}
 	}
 	require.LessOrEqual(t, wrong, perAccount.allowed(start))
-	f.login(t, u.Email)
+	f.fill(t)
+	_, err = f.Login(t.Context(), u.Email, good, address(99))
+	require.NoError(t, err, "whoever has a token cannot keep the owner from logging in")
 }
