@@ -125,14 +125,15 @@ func TestOneAddressRegisteredByManyAtOnceIsOneAccount(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 10 {
 		wg.Go(func() {
-			_, err := f.Register(context.Background(), NewUser{Email: "ann@example.com", Password: good, Name: "Ann"}, home)
-			switch errs.KindOf(err) {
-			case errs.Conflict:
+			err := error(errs.New(errs.Unavailable, "not tried yet"))
+			for errs.KindOf(err) == errs.Unavailable { // too many passwords hashed at once, on a slow machine
+				_, err = f.Register(context.Background(), NewUser{Email: "ann@example.com", Password: good, Name: "Ann"}, home)
+			}
+			switch {
+			case err == nil:
+				made.Add(1)
+			case errs.KindOf(err) == errs.Conflict:
 				taken.Add(1)
-			default:
-				if err == nil {
-					made.Add(1)
-				}
 			}
 		})
 	}
