@@ -34,6 +34,7 @@ type conn struct {
 	g       *Gateway
 	peer    netip.Addr
 	in      http1.Reader
+	look    *http1.Poll
 	idle    atomic.Bool // between two requests; who swaps it to false decides
 	readBy  time.Time   // the deadlines that are set
 	writeBy time.Time
@@ -41,7 +42,7 @@ type conn struct {
 }
 
 func (g *Gateway) serveConn(raw net.Conn) {
-	c := &conn{Conn: raw, g: g, peer: netip.IPv4Unspecified(), in: http1.NewReader(make([]byte, readBuffer))}
+	c := &conn{Conn: raw, g: g, peer: netip.IPv4Unspecified(), look: http1.NewPoll(raw), in: http1.NewReader(make([]byte, readBuffer))}
 	if addr, ok := raw.RemoteAddr().(*net.TCPAddr); ok {
 		c.peer = addr.AddrPort().Addr().Unmap().WithZone("")
 	}

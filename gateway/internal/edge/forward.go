@@ -96,7 +96,7 @@ func (x *exchange) interruption() error {
 	if x.stream && x.g.stopping.Load() {
 		return errStopping
 	}
-	if x.g.hurry.Load() || x.c.in.Poll(x.c.Conn) != nil {
+	if x.g.hurry.Load() || x.c.in.Poll(x.c.look) != nil {
 		return errGone
 	}
 	return nil

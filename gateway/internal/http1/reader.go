@@ -8,7 +8,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"net"
 )
 
 const (
@@ -86,13 +85,13 @@ func (r *Reader) room() {
 	}
 }
 
-// Poll reads what has come from src without waiting, as far as there is room.
-// An error says that the other side has closed.
-func (r *Reader) Poll(src net.Conn) error {
+// Poll reads what has come without waiting, as far as there is room. An error
+// says that the other side has closed.
+func (r *Reader) Poll(src *Poll) error {
 	if r.r == r.w {
 		r.r, r.w = 0, 0
 	}
-	n, err := poll(src, r.buf[r.w:])
+	n, err := src.into(r.buf[r.w:])
 	r.w += n
 	return err
 }
@@ -177,10 +176,9 @@ func lowerName(line []byte) {
 	}
 }
 
-// Quiet tells whether a connection is open and nothing has come from it.
+// Quiet tells whether the connection is open and nothing has come from it.
 // Otherwise it is of no further use, for what has come may be lost.
-func Quiet(c net.Conn) bool {
-	var one [1]byte
-	n, err := poll(c, one[:])
+func (p *Poll) Quiet() bool {
+	n, err := p.into(p.one[:])
 	return n == 0 && err == nil
 }

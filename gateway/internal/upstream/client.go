@@ -74,7 +74,7 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return 
 // conn is a connection to a replica. Between two exchanges it has no buffer.
 type conn struct {
 	net.Conn
-	tcp     net.Conn // the same, below TLS
+	below   *http1.Poll // looks at what comes, below TLS
 	in      http1.Reader
 	buffer  *[]byte
 	out     []byte
@@ -174,13 +174,13 @@ func (a *address) dial(req *Request) (*conn, error) {
 		return nil, err
 	}
 	if a.url.Scheme != "https" {
-		return &conn{Conn: tcp, tcp: tcp}, nil
+		return &conn{Conn: tcp, below: http1.NewPoll(tcp)}, nil
 	}
 	c := tls.Client(tcp, &tls.Config{ServerName: a.url.Hostname(), MinVersion: tls.VersionTLS12})
 	if err := c.HandshakeContext(ctx); err != nil {
 		return nil, errors.Join(err, tcp.Close())
 	}
-	return &conn{Conn: c, tcp: tcp}, nil
+	return &conn{Conn: c, below: http1.NewPoll(tcp)}, nil
 }
 
 // exchange sends the request and reads the head of its answer. The connection

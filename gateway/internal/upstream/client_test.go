@@ -156,7 +156,7 @@ func TestConnectionsThatEndedWhileTheyRestedCostNothing(t *testing.T) {
 		}
 		require.Eventually(t, func() bool {
 			for _, c := range a.idle {
-				if http1.Quiet(c.tcp) {
+				if c.below.Quiet() {
 					return false
 				}
 			}
@@ -207,7 +207,7 @@ func TestBytesThatNobodyAskedForAreNobodysAnswer(t *testing.T) {
 	kept := p.addresses[0].idle[0]
 	more <- struct{}{}
 	<-more
-	require.Eventually(t, func() bool { return !http1.Quiet(kept.tcp) }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return !kept.below.Quiet() }, time.Minute, time.Millisecond)
 	require.Equal(t, "/base/second", ask("/second"))
 }
 

@@ -1,10 +1,6 @@
 package upstream
 
-import (
-	"time"
-
-	"github.com/tiffin-platform/tiffin/gateway/internal/http1"
-)
+import "time"
 
 // take returns a connection that was kept, the one last used, or nil. One that
 // was closed meanwhile, or on which bytes came that nobody asked for and that
@@ -21,7 +17,7 @@ func (a *address) take() *conn {
 		a.idle[n-1] = nil
 		a.idle = a.idle[:n-1]
 		a.mu.Unlock()
-		if http1.Quiet(c.tcp) {
+		if c.below.Quiet() {
 			return c
 		}
 		_ = c.Close()
