@@ -60,10 +60,10 @@ func TestDeletedTopicIsMadeAgain(t *testing.T) {
 	_, err := r.broker.Admin.DeleteTopic(t.Context(), topic)
 	require.NoError(t, err)
 	r.eventually("the topic is back", func() bool { return len(r.ends(topic)) == 3 && r.size(topic) == 0 })
-	client, err := kafka.NewClient(r.cfg, "test", r.log, nil)
-	require.NoError(t, err)
-	defer client.Close()
-	require.NoError(t, client.ProduceSync(t.Context(), record(order(id, "after"))).FirstErr())
+	require.NoError(t, r.db.InTx(t.Context(), func(tx *outbox.Tx) error {
+		tx.Emit(t.Context(), order(id, "after"))
+		return nil
+	}))
 	r.eventually("it goes on", func() bool { return len(r.notes(id)) == 2 })
 }
 
