@@ -136,7 +136,7 @@ func TestAHungServiceIsLetRestAndProbed(t *testing.T) {
 	c := newClock()
 	var healthy atomic.Bool
 	var asked atomic.Int32
-	r := setup(t, options{now: c.now, timeout: 50 * time.Millisecond, service: http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+	r := setup(t, options{now: c.now, timeout: time.Second, service: http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
 		asked.Add(1)
 		if !healthy.Load() {
 			<-req.Context().Done()
