@@ -109,7 +109,7 @@ func Run(ctx context.Context, o Options, out io.Writer, say func(string, ...any)
 			return fmt.Errorf("%s: %w", strings.ToLower(w.title), err)
 		}
 	}
-	return nil
+	return b.besideForgers(ctx, contenders[0], out, say)
 }
 
 // pin moves this process to core 1 and leaves core 0 to the proxy.
@@ -222,9 +222,13 @@ func (b *bench) requests(w work) [][]byte {
 	}
 	var all [][]byte
 	for _, token := range b.keys.tokens {
-		all = append(all, []byte(head+"Authorization: Bearer "+token+"\r\n\r\n"))
+		all = append(all, withToken(head, token))
 	}
 	return all
+}
+
+func withToken(head, token string) []byte {
+	return []byte(head + "Authorization: Bearer " + token + "\r\n\r\n")
 }
 
 // ready waits until the contender answers well, as it does when it has its

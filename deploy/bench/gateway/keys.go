@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -14,6 +15,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -30,10 +33,12 @@ const (
 // keys are the tokens of so many users, and the key that verifies them: as a
 // JWKS for those who fetch it, as a PEM file for those who read it.
 type keys struct {
-	tokens []string
-	jwks   string // URL
-	pem    string // file
-	server *http.Server
+	tokens  []string
+	forged  []string // they name keys that nobody has
+	jwks    string   // URL
+	fetches *atomic.Int64
+	pem     string // file
+	server  *http.Server
 }
 
 func newKeys(ctx context.Context, n int, dir string) (keys, error) {
@@ -41,7 +46,7 @@ func newKeys(ctx context.Context, n int, dir string) (keys, error) {
 	if err != nil {
 		return keys{}, err
 	}
-	var k keys
+	k := keys{fetches: new(atomic.Int64)}
 	now := time.Now()
 	for range n {
 		token, err := authn.Mint(key, "bench", authn.Claims{
@@ -52,6 +57,11 @@ func newKeys(ctx context.Context, n int, dir string) (keys, error) {
 			return keys{}, err
 		}
 		k.tokens = append(k.tokens, token)
+	}
+	_, signed, _ := strings.Cut(k.tokens[0], ".")
+	for range forgedTokens {
+		head := fmt.Sprintf(`{"alg":"RS256","kid":%q,"typ":"at+jwt"}`, uuid.NewString())
+		k.forged = append(k.forged, base64.RawURLEncoding.EncodeToString([]byte(head))+"."+signed)
 	}
 	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
 	if err != nil {
@@ -72,6 +82,7 @@ func newKeys(ctx context.Context, n int, dir string) (keys, error) {
 	}
 	k.jwks = fmt.Sprintf("http://%s/jwks.json", l.Addr())
 	k.server = &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		k.fetches.Add(1)
 		w.Header().Set("Content-Type", "application/jwk-set+json")
 		_, _ = w.Write(set)
 	})}

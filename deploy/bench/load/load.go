@@ -6,6 +6,7 @@ package load
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/tiffin-platform/tiffin/deploy/bench/measure"
 )
 
@@ -24,6 +27,7 @@ import (
 type Target struct {
 	Addr     string
 	Requests [][]byte
+	Status   string // of every answer, "200" when empty
 }
 
 // Outcome is what a run saw. Latencies of an open loop count from when a
@@ -50,7 +54,7 @@ func Closed(ctx context.Context, t Target, conns int, d time.Duration) (*Outcome
 	end := began.Add(d)
 	for i := range conns {
 		wg.Go(func() {
-			c, err := dial(ctx, t.Addr)
+			c, err := dial(ctx, t)
 			if err != nil {
 				errs[i] = err
 				return
@@ -77,6 +81,32 @@ func Closed(ctx context.Context, t Target, conns int, d time.Duration) (*Outcome
 	return all, errors.Join(append(errs, ctx.Err())...)
 }
 
+// Once sends every request once, from so many connections at a time.
+func Once(ctx context.Context, t Target, conns int) error {
+	var g errgroup.Group
+	var next atomic.Int64
+	for range conns {
+		g.Go(func() error {
+			c, err := dial(ctx, t)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = c.Close() }()
+			for ctx.Err() == nil {
+				i := int(next.Add(1)) - 1
+				if i >= len(t.Requests) {
+					return nil
+				}
+				if err := c.exchange(t.Requests[i]); err != nil {
+					return err
+				}
+			}
+			return ctx.Err()
+		})
+	}
+	return g.Wait()
+}
+
 // Open sends at a fixed rate for a time, whether or not earlier requests were
 // answered, over at most so many connections. A request that finds all of them
 // busy is late, and its latency says so.
@@ -96,7 +126,7 @@ func Open(ctx context.Context, t Target, conns int, perSecond float64, d time.Du
 		readers.Wait()
 	}()
 	for range conns {
-		c, err := dial(ctx, t.Addr)
+		c, err := dial(ctx, t)
 		if err != nil {
 			return nil, err
 		}
@@ -154,16 +184,17 @@ func Open(ctx context.Context, t Target, conns int, perSecond float64, d time.Du
 type conn struct {
 	net.Conn
 	in          *bufio.Reader
+	status      string
 	number, due atomic.Int64
 }
 
-func dial(ctx context.Context, addr string) (*conn, error) {
+func dial(ctx context.Context, t Target) (*conn, error) {
 	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", addr)
+	c, err := d.DialContext(ctx, "tcp", t.Addr)
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: c, in: bufio.NewReaderSize(c, 8<<10)}, nil
+	return &conn{Conn: c, in: bufio.NewReaderSize(c, 8<<10), status: cmp.Or(t.Status, "200")}, nil
 }
 
 func (c *conn) exchange(request []byte) error {
@@ -173,13 +204,13 @@ func (c *conn) exchange(request []byte) error {
 	return c.answer()
 }
 
-// answer reads one answer, which must be a 200 with a length.
+// answer reads one answer, which must have the status and a length.
 func (c *conn) answer() error {
 	line, err := c.in.ReadSlice('\n')
 	if err != nil {
 		return err
 	}
-	if len(line) < 12 || !bytes.Equal(line[9:12], []byte("200")) {
+	if len(line) < 12 || string(line[9:12]) != c.status {
 		status := string(bytes.TrimSpace(line))
 		rest, _ := c.in.Peek(c.in.Buffered())
 		return fmt.Errorf("answered %q: %.600s", status, rest)

@@ -4,6 +4,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -28,10 +30,36 @@ func listen(t *testing.T, answer []byte) string {
 	return l.Addr().String()
 }
 
+func TestOnceSendsEachRequestOnce(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	seen := map[string]int{}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		seen[r.URL.Path]++
+		w.Header().Set("Content-Length", "0")
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	t.Cleanup(s.Close)
+	var requests [][]byte
+	want := map[string]int{}
+	for i := range 50 {
+		path := "/" + strconv.Itoa(i)
+		want[path] = 1
+		requests = append(requests, []byte("GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n"))
+	}
+	target := Target{Addr: s.Listener.Addr().String(), Requests: requests, Status: "401"}
+	require.NoError(t, Once(t.Context(), target, 4))
+	require.Equal(t, want, seen)
+	target.Status = ""
+	require.ErrorContains(t, Once(t.Context(), target, 4), "401")
+}
+
 func TestClosedLoop(t *testing.T) {
 	t.Parallel()
 	addr := listen(t, Answer([]byte(`{"items":[]}`)))
-	o, err := Closed(t.Context(), Target{addr, [][]byte{[]byte(request)}}, 3, 50*time.Millisecond)
+	o, err := Closed(t.Context(), Target{Addr: addr, Requests: [][]byte{[]byte(request)}}, 3, 50*time.Millisecond)
 	require.NoError(t, err)
 	require.Greater(t, o.Requests, 10)
 	require.Len(t, o.Latencies, o.Requests)
@@ -42,7 +70,7 @@ func TestOpenLoopSendsAllOnTime(t *testing.T) {
 	t.Parallel()
 	addr := listen(t, Answer([]byte(`{}`)))
 	began := time.Now()
-	o, err := Open(t.Context(), Target{addr, [][]byte{[]byte(request)}}, 8, 1000, 100*time.Millisecond)
+	o, err := Open(t.Context(), Target{Addr: addr, Requests: [][]byte{[]byte(request)}}, 8, 1000, 100*time.Millisecond)
 	require.NoError(t, err)
 	require.Equal(t, 100, o.Requests)
 	require.GreaterOrEqual(t, time.Since(began), 99*time.Millisecond)
@@ -66,7 +94,7 @@ func TestOpenLoopCountsFromWhenARequestWasDue(t *testing.T) {
 		_, _ = w.Write([]byte("{}"))
 	}))
 	t.Cleanup(s.Close)
-	o, err := Open(t.Context(), Target{s.Listener.Addr().String(), [][]byte{[]byte(request)}}, 1, 500, 200*time.Millisecond)
+	o, err := Open(t.Context(), Target{Addr: s.Listener.Addr().String(), Requests: [][]byte{[]byte(request)}}, 1, 500, 200*time.Millisecond)
 	require.NoError(t, err)
 	require.Greater(t, o.Quantile(0.75), 20.0)
 }
@@ -80,9 +108,9 @@ func TestWhatIsNotAnAnswerFails(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			addr := listen(t, []byte(c.answer))
-			_, err := Closed(t.Context(), Target{addr, [][]byte{[]byte(request)}}, 1, time.Second)
+			_, err := Closed(t.Context(), Target{Addr: addr, Requests: [][]byte{[]byte(request)}}, 1, time.Second)
 			require.ErrorContains(t, err, c.want)
-			_, err = Open(t.Context(), Target{addr, [][]byte{[]byte(request)}}, 1, 100, time.Second)
+			_, err = Open(t.Context(), Target{Addr: addr, Requests: [][]byte{[]byte(request)}}, 1, 100, time.Second)
 			require.ErrorContains(t, err, c.want)
 		})
 	}
