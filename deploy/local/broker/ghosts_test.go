@@ -70,6 +70,11 @@ func TestAMemberThatDiesWhileItJoinsLosesItsPartitions(t *testing.T) {
 	stop := serve(t, t.TempDir(), port)
 	defer stop()
 	living, dying := newMember(t, port), newMember(t, port)
+	admin := kadm.NewClient(living.client)
+	require.Eventually(t, func() bool { // until it serves
+		topics, err := admin.ListTopics(t.Context())
+		return err == nil && len(topics) == len(Topics())
+	}, time.Minute, 10*time.Millisecond)
 	require.Equal(t, kerr.MemberIDRequired.Code, living.join().ErrorCode)
 	first := living.join()
 	require.Zero(t, first.ErrorCode)
@@ -91,7 +96,6 @@ func TestAMemberThatDiesWhileItJoinsLosesItsPartitions(t *testing.T) {
 	require.Len(t, second.Members, 2, "the dead one is in it")
 	living.sync(second.Generation)
 
-	admin := kadm.NewClient(living.client)
 	require.Eventually(t, func() bool {
 		_ = living.heartbeat(second.Generation)
 		groups, err := admin.DescribeGroups(t.Context(), ghostGroup)
