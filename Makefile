@@ -37,7 +37,7 @@ reset: ## stop Compose and delete its data
 
 ## --- check ---
 
-.PHONY: test e2e race vet lint fmt tidy vulncheck build bench chaos kafka storm
+.PHONY: test e2e race vet lint fmt tidy vulncheck build bench chaos kafka storm fuzz
 test: ## all tests
 	$(call each,$(MODULES),go test ./...)
 e2e: ## black-box tests through :5000; TARGET=local, compose or a URL
@@ -48,6 +48,9 @@ kafka: ## messaging tests against Apache Kafka, needs Java and Maven; KAFKA_NODE
 	cd pkg && GOWORK=off KAFKA=real go test -count=1 -timeout 40m ./kafkaserver ./kafka ./outbox
 storm: ## the outbox in trouble, until so many events: EVENTS=100000 SEED=1
 	cd pkg && GOWORK=off OUTBOX_STORM=$(or $(EVENTS),100000) OUTBOX_STORM_SEED=$(SEED) go test -count=1 -timeout 2h -v -run 'TestStorm$$' ./outbox
+fuzz: ## the gateway's parsers against net/http's: FUZZTIME=1m
+	cd gateway && GOWORK=off go test -run '^$$' -fuzz FuzzRequests -fuzztime $(or $(FUZZTIME),1m) ./internal/edge
+	cd gateway && GOWORK=off go test -run '^$$' -fuzz FuzzResponses -fuzztime $(or $(FUZZTIME),1m) ./internal/http1
 bench: ## measure: BENCH=messaging, saga, gateway or growth; QUICK=1, ARGS='-rounds 9'
 	cd deploy/bench && GOWORK=off go run . $(BENCH) $(ARGS)
 race: ## all tests under the race detector
