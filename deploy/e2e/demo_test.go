@@ -83,7 +83,13 @@ func besides(t *testing.T, dir, target string, environ ...string) *exec.Cmd {
 	cmd := exec.CommandContext(t.Context(), "make", "-C", "../..", target)
 	cmd.Env = append(os.Environ(), "REPLICAS=1", "TIFFIN_DIR="+dir, fmt.Sprintf("TIFFIN_PORT_OFFSET=%d", opts.PortOffset+3000))
 	cmd.Env = append(cmd.Env, environ...)
-	t.Cleanup(func() { _ = exec.Command("pkill", "-f", dir).Run() }) // what a broken version left
+	t.Cleanup(func() {
+		_ = exec.Command("pkill", "-f", dir).Run() // what a broken version left
+		clean := exec.Command("make", "-C", "../..", "clean-data")
+		clean.Env = cmd.Env
+		out, err := clean.CombinedOutput()
+		require.NoError(t, err, string(out))
+	})
 	return cmd
 }
 
