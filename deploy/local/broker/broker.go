@@ -55,8 +55,7 @@ func Run(ctx context.Context, dir string, port, clients int, out io.Writer) erro
 			return advertised{l, clients}, err
 		}),
 		kfake.DefaultNumPartitions(Partitions),
-		// A client that was killed must not keep its partitions for long.
-		kfake.GroupMinSessionTimeout(time.Second),
+		kfake.GroupMinSessionTimeout(time.Second), kfake.GroupMaxSessionTimeout(never),
 		kfake.BrokerConfigs(map[string]string{"log.retention.ms": fmt.Sprint((7 * 24 * time.Hour).Milliseconds())}),
 	)
 	if err != nil {
@@ -71,7 +70,7 @@ func Run(ctx context.Context, dir string, port, clients int, out io.Writer) erro
 		return err
 	}
 	defer client.Close()
-	ghosts := newGhosts(cluster, client)
+	members := newSessions(cluster, client)
 	if err := kafka.EnsureTopics(ctx, client, cfg, Topics()...); err != nil {
 		return err
 	}
@@ -79,8 +78,8 @@ func Run(ctx context.Context, dir string, port, clients int, out io.Writer) erro
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
-		ghosts.run(ctx, func(group, member string, err error) {
-			log.WarnContext(ctx, "a silent member was removed", "group", group, "member", member, "error", err)
+		members.run(ctx, func(group, member string, err error) {
+			log.WarnContext(ctx, "session of a silent member ended", "group", group, "member", member, "error", err)
 		})
 	})
 	// kfake applies retention by itself only until its first restart.
