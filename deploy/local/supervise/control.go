@@ -50,6 +50,7 @@ func (s *Supervisor) hold(name string, kill bool) error {
 		r.held = make(chan struct{})
 	}
 	if kill && r.process != nil {
+		r.kill = true // its death may be noticed before its life is ended below
 		r.process.Signal(syscall.SIGKILL)
 	}
 	endLife, dead := r.endLife, r.dead

@@ -216,7 +216,7 @@ func (s *Supervisor) run(ctx context.Context, r *running) error {
 		}
 		began := time.Now()
 		err = s.live(life, r)
-		meant := life.Err() != nil || r.bury()
+		meant := r.bury() || life.Err() != nil
 		r.finish()
 		switch {
 		case ctx.Err() != nil:
