@@ -27,19 +27,36 @@ func (w *worker) try(ctx context.Context, items []*item) *fault {
 	if f := w.prepare(ctx, items); f != nil {
 		return f
 	}
+	run := w.c.runGrouped
+	if w.limit < w.c.cc.BatchRecords || w.races > 0 {
+		run = w.c.run // what failed lately is not to disturb others
+	}
+	if f := run(ctx, items); f != nil {
+		return f
+	}
+	for _, it := range items {
+		if it.frees {
+			w.drains = append(w.drains, it.key)
+		}
+	}
+	return nil
+}
+
+// run is the transaction of items, which are prepared.
+func (c *Consumer) run(ctx context.Context, items []*item) *fault {
 	claims, keys, first := claimsOf(items)
-	if !w.c.slots.take(ctx) {
+	if !c.slots.take(ctx) {
 		return &fault{index: -1, class: classStopped, err: ctx.Err()}
 	}
-	defer w.c.slots.give()
+	defer c.slots.give()
 
-	s, state, err := inbox.Begin(ctx, w.c.db, claims, keys)
+	s, state, err := inbox.Begin(ctx, c.db, claims, keys)
 	if err != nil {
 		return &fault{index: -1, class: classify(ctx, err, phaseBegin, false), err: err}
 	}
 	defer s.Rollback()
-	var heads []*item
 	for i, it := range items {
+		it.frees = false
 		if _, won := state.Won[it.claim]; !won || first[it.claim] != i {
 			it.result = resultDuplicate
 			continue
@@ -48,7 +65,7 @@ func (w *worker) try(ctx context.Context, items []*item) *fault {
 		parked, isParked := state.Parked[it.key]
 		isParked = isParked && it.keyed
 		if isParked && parked.Head != it.event.ID {
-			if w.c.isFull(it.key) {
+			if c.isFull(it.key) {
 				return &fault{index: i, class: classRace, err: errFull}
 			}
 			inbox.Follow(s.Tx(), it.key, it.parked())
@@ -58,30 +75,26 @@ func (w *worker) try(ctx context.Context, items []*item) *fault {
 		if it.sub.Prepare != nil && !it.isPrepared {
 			return &fault{index: i, class: classRace, err: errPrepareAgain}
 		}
-		if err := w.c.apply(ctx, s.Tx(), it); err != nil {
+		if err := c.apply(ctx, s.Tx(), it); err != nil {
 			return &fault{index: culprit(err, i), class: classify(ctx, err, phaseApply, s.Broken()), err: err}
 		}
 		if err := s.Err(); err != nil {
 			return &fault{index: i, class: classPermanent, err: err} // an event that cannot be published
 		}
 		it.result = resultProcessed
-		if isParked {
-			heads = append(heads, it)
-		}
+		it.frees = isParked
 		if it.redrives() > 0 {
 			deadletter.Resolve(s.Tx(), it.consumer(), it.event.ID)
 		}
 	}
 	// After all followers of this batch: a key with one is not free.
 	s.Own(outbox.NoOwner)
-	for _, it := range heads {
-		inbox.Finish(s.Tx(), it.key, it.event.ID)
+	for _, it := range items {
+		if it.frees {
+			inbox.Finish(s.Tx(), it.key, it.event.ID)
+		}
 	}
-	if f := w.c.commit(ctx, s, "batch"); f != nil {
-		return f
-	}
-	w.drainLater(heads)
-	return nil
+	return c.commit(ctx, s, "batch")
 }
 
 // errFull makes a batch wait until its key has room for another follower.

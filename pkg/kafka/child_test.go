@@ -73,13 +73,13 @@ func crasher(pool *pgxpool.Pool, crash string) func(point string) {
 		if !strings.HasSuffix(crash, ":"+point) || seen.Add(1) != int64(times) {
 			return
 		}
+		goesOn := make(chan os.Signal, 1)
 		if syscall.Signal(sig) == syscall.SIGSTOP {
+			signal.Notify(goesOn, syscall.SIGCONT)
 			_, _ = pool.Exec(context.Background(), `insert into ledger values ('stopped')`)
 		}
 		_ = syscall.Kill(os.Getpid(), syscall.Signal(sig))
-		if syscall.Signal(sig) == syscall.SIGKILL {
-			select {} // it is on its way
-		}
+		<-goesOn // the signal is on its way, and this thread would run on until it is there
 	}
 }
 

@@ -39,6 +39,7 @@ type Consumer struct {
 
 	slots    slots // transactions at once: some connections are for the service's clients
 	prepares slots
+	group    groupCommit
 	outage   outage
 	hot      atomic.Pointer[map[inbox.Key]bool] // keys with more followers than may be parked
 	room     chan struct{}                      // buffered 1: a full queue has room again
@@ -69,6 +70,7 @@ func NewConsumer(cfg Config, cc ConsumerConfig, db *outbox.DB, log *slog.Logger,
 		subs: map[string]*Subscription{}, numbers: map[int16]*Subscription{}, levels: map[string]int{},
 		slots:    make(slots, max(1, db.Pool.Config().MaxConns/2)),
 		prepares: make(slots, cc.PrepareConcurrency),
+		group:    groupCommit{patience: groupPatience},
 		room:     make(chan struct{}, 1),
 		workers:  map[place]*worker{},
 	}

@@ -12,13 +12,6 @@ import (
 // drainBatch is how many followers of a key are handled in one transaction.
 const drainBatch = 50
 
-// drainLater notes that the heads' keys are free for their followers.
-func (w *worker) drainLater(heads []*item) {
-	for _, it := range heads {
-		w.drains = append(w.drains, it.key)
-	}
-}
-
 // drainAll handles the followers of the keys that became free. It returns false
 // when the worker has to stop; a sweeper goes on with what is left.
 func (w *worker) drainAll(ctx context.Context) bool {

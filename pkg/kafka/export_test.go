@@ -11,3 +11,13 @@ func (c *Consumer) Clock(now func() time.Time) { c.now = now }
 
 // Explain is what logs say beside a client's error.
 var Explain = explain
+
+// GroupPatience sets how long a batch waits for the transaction before its own.
+func (c *Consumer) GroupPatience(d time.Duration) { c.group.patience = d }
+
+// GroupWaiting returns how many batches wait for a transaction.
+func (c *Consumer) GroupWaiting() int {
+	c.group.mu.Lock()
+	defer c.group.mu.Unlock()
+	return len(c.group.waiting)
+}

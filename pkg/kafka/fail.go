@@ -63,7 +63,7 @@ func (w *worker) fail(ctx context.Context, it *item, f failure) *fault {
 	}
 	c.report(ctx, it, f)
 	if isHead && it.result == resultDead {
-		w.drainLater([]*item{it})
+		w.drains = append(w.drains, it.key)
 	}
 	return nil
 }

@@ -41,6 +41,7 @@ type item struct {
 	prepareErr error
 	isPrepared bool
 	result     string // what became of it, for metrics and logs
+	frees      bool   // it was the head of its key, and its followers' turn comes
 }
 
 // level is the number of the retry, 0 on a main topic.

@@ -68,10 +68,12 @@ func setup(t *testing.T) *rig {
 }
 
 // setupOnePartition is setup for tests whose events have to meet in one batch.
-func setupOnePartition(t *testing.T) *rig {
+func setupOnePartition(t *testing.T) *rig { return setupPartitions(t, 1) }
+
+func setupPartitions(t *testing.T, n int) *rig {
 	t.Parallel()
 	broker := kafkatest.Start(t)
-	broker.Partitions = 1
+	broker.Partitions = n
 	r := newRig(t, broker, pgtest.New(t, schema))
 	r.relay()
 	return r

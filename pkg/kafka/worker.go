@@ -33,6 +33,7 @@ type worker struct {
 	limit  int          // records in the next batch: one after a failure, doubling after each success
 	solo   bool         // the record after the next batch runs alone
 	drains []inbox.Key  // keys that are free for their followers
+	races  int          // transactions in a row that lost against others
 	outage int          // failures in a row of the database
 	end    atomic.Int64 // high watermark
 	next   atomic.Int64 // offset after the last finished record, -1 before
@@ -113,7 +114,6 @@ func (it *item) topicLabel() string {
 // batch, the culprit alone, the others after it in batches that grow again. A
 // culprit that is not known is found by halving.
 func (w *worker) process(ctx context.Context, items []*item) bool {
-	races := 0
 	for len(items) > 0 {
 		if w.stopping(ctx) {
 			return false
@@ -130,13 +130,12 @@ func (w *worker) process(ctx context.Context, items []*item) bool {
 		batch := w.cut(items)
 		f := w.try(ctx, batch)
 		if f == nil {
-			races, w.outage = 0, 0
+			w.races, w.outage = 0, 0
 			items = items[len(batch):]
-			w.limit = min(2*len(batch), w.c.cc.BatchRecords)
+			w.limit = min(2*w.limit, w.c.cc.BatchRecords)
 			if w.solo {
 				w.solo, w.limit = false, 1
 			}
-			w.limit = max(1, w.limit)
 			continue
 		}
 		switch {
@@ -148,10 +147,10 @@ func (w *worker) process(ctx context.Context, items []*item) bool {
 			}
 		case f.class == classRace:
 			// Smaller batches hold fewer locks.
-			if races++; races > 3 && len(batch) > 1 {
-				w.limit = max(1, len(batch)/2)
+			if w.races++; w.races > 3 && len(batch) > 1 {
+				w.limit = len(batch) / 2
 			}
-			if !w.pause(ctx, races) {
+			if !w.pause(ctx, w.races) {
 				return false
 			}
 		case len(batch) == 1:

@@ -23,6 +23,7 @@ type batch struct {
 	errs  []error // by row; final once left is 0
 	dead  []deadRow
 	alone bool // nothing else is in flight
+	full  bool // more is to be read
 	sent  time.Time
 
 	left   atomic.Int64 // outcomes still to come

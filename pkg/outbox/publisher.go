@@ -18,9 +18,11 @@ type publisher struct {
 	term *lease
 	rd   reader
 
-	stored cursor   // what the database knows
-	ahead  cursor   // the same once everything in flight is acknowledged
-	flight []*batch // in order of reading
+	stored cursor    // what the database knows
+	ahead  cursor    // the same once everything in flight is acknowledged
+	flight []*batch  // in order of reading
+	done   []*batch  // before those in flight: acknowledged, and not stored yet
+	doneAt time.Time // when the first of them was
 
 	signal    chan struct{} // an outcome of a batch is known
 	published atomic.Int64  // below it nothing is needed any more
@@ -58,7 +60,7 @@ func (p *publisher) restart() {
 	}
 	// Not derived from the relay's context: a shutdown waits for outcomes.
 	p.producing, p.abort = context.WithCancel(context.Background())
-	p.flight, p.failed = nil, false
+	p.flight, p.done, p.failed = nil, nil, false
 	p.ahead = cursor{p.stored.pos, slices.Clone(p.stored.gaps)}
 }
 
@@ -87,7 +89,7 @@ func (p *publisher) run(ctx context.Context) error {
 				drainBy, done = now.Add(p.cfg.Drain), nil
 			}
 			if len(p.flight) == 0 || p.failed || now.After(drainBy) {
-				return nil
+				return p.store(ctx)
 			}
 		}
 		switch {
@@ -159,6 +161,9 @@ func (p *publisher) sleep(mayRead bool, now, pollAt, statsAt, drainBy time.Time)
 	case p.notBefore.After(now):
 		earlier(p.notBefore)
 	}
+	if len(p.done) > 0 {
+		earlier(p.doneAt.Add(storeAfter))
+	}
 	return max(time.Until(next), 0) + time.Millisecond/2
 }
 
@@ -202,25 +207,41 @@ func (p *publisher) next(ctx context.Context) (more, any bool, err error) {
 		return false, false, fmt.Errorf("%w: the lease ran out", errDeposed)
 	}
 	p.at("before produce")
-	p.flight = append(p.flight, p.send(found.rows[:n], after, alone))
+	sent := p.send(found.rows[:n], after, alone)
+	sent.full = found.more
+	p.flight = append(p.flight, sent)
 	p.ahead = after
 	return found.more, true, nil
 }
 
-// reap stores what is acknowledged and starts again after a failure.
+// storeAfter is how long an acknowledged batch may wait for others before the
+// position is stored: so much more is published again after a crash. A store is a
+// transaction, which costs about as much as publishing a few rows. Of a backlog
+// every batch is stored, to keep memory bounded.
+const storeAfter = 20 * time.Millisecond
+
+// reap stores what is acknowledged, soon, and starts again after a failure.
 func (p *publisher) reap(ctx context.Context) error {
 	n := 0
 	for n < len(p.flight) && p.flight[n].succeeded() {
 		n++
 	}
 	if n > 0 {
-		if err := p.store(ctx, p.flight[:n]); err != nil {
-			return err
+		if len(p.done) == 0 {
+			p.doneAt = time.Now()
 		}
+		p.done = append(p.done, p.flight[:n]...)
 		p.flight = p.flight[n:]
 		p.fails = 0
 	}
-	if !p.failed && slices.ContainsFunc(p.flight, (*batch).failing) {
+	failing := !p.failed && slices.ContainsFunc(p.flight, (*batch).failing)
+	full := func(b *batch) bool { return b.full }
+	if failing || p.failed || time.Since(p.doneAt) >= storeAfter || slices.ContainsFunc(p.done, full) {
+		if err := p.store(ctx); err != nil {
+			return err
+		}
+	}
+	if failing {
 		// Nothing more goes out before all is settled: what has been sent
 		// cannot be taken back, and what follows must not pass what failed.
 		p.failed = true
@@ -239,10 +260,10 @@ func (p *publisher) recover(ctx context.Context) error {
 	if first.alone && unsendable(first.errs[0]) {
 		// It was the only record on its way, so the verdict is about it.
 		first.dead = append(first.dead, deadRow{first.rows[0], first.errs[0].Error()})
-		if err := p.store(ctx, p.flight[:1]); err != nil {
+		p.done, p.flight = append(p.done, first), p.flight[1:]
+		if err := p.store(ctx); err != nil {
 			return err
 		}
-		p.flight = p.flight[1:]
 	}
 	var cause error
 	var remade []string
@@ -276,7 +297,11 @@ func (p *publisher) recover(ctx context.Context) error {
 }
 
 // store advances the cursor over batches that are done.
-func (p *publisher) store(ctx context.Context, done []*batch) error {
+func (p *publisher) store(ctx context.Context) error {
+	done := p.done
+	if len(done) == 0 {
+		return nil
+	}
 	var seqs []int64
 	var reasons []string
 	for _, b := range done {
@@ -301,7 +326,7 @@ func (p *publisher) store(ctx context.Context, done []*batch) error {
 	for _, b := range p.flight {
 		b.after.bind(after.pos, bound)
 	}
-	p.stored = after
+	p.stored, p.done = after, nil
 	p.published.Store(after.published())
 	p.m.gaps.Set(float64(len(after.gaps)))
 	for _, b := range done {

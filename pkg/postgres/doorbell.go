@@ -21,6 +21,10 @@ const (
 	// coalesce is the shortest time between two notifications of one process:
 	// a NOTIFY is a transaction, and commits take turns at the server's queue.
 	coalesce = 5 * time.Millisecond
+	// hello as a key means: somebody else listens from now on.
+	hello = "?"
+	// listenerName is the application name of the connections that listen.
+	listenerName = "tiffin-doorbell"
 	// maxPayload stays under PostgreSQL's limit of 8000 bytes per notification.
 	maxPayload = 7500
 )
@@ -29,6 +33,9 @@ const (
 // LISTEN/NOTIFY. It is a hint, never the truth: a ring can be lost with a
 // connection and can be spurious, so who waits for one polls as well.
 //
+// While no other replica listens, none is told: each says hello when it begins,
+// and whether it is still there is looked up now and then.
+//
 // Its connections are its own. NOTIFY inside a business transaction would make
 // every commit queue for one lock in the server.
 type Doorbell struct {
@@ -36,11 +43,16 @@ type Doorbell struct {
 	log *slog.Logger
 	id  string // tells this process's own notifications from others'
 
-	mu      sync.Mutex
-	subs    map[string]map[chan struct{}]struct{}
-	pending map[string]struct{}
-	bytes   int
-	due     chan struct{}
+	recount time.Duration // between looks whether others still listen
+
+	mu       sync.Mutex
+	subs     map[string]map[chan struct{}]struct{}
+	pending  map[string]struct{}
+	bytes    int
+	due      chan struct{}
+	listener uint32 // the server's process id of the connection that listens, 0 without
+	hellos   int    // heard
+	alone    bool   // nobody else listens; a hello would be heard
 }
 
 // NewDoorbell returns a doorbell for pool's database. Until Run it works
@@ -54,6 +66,7 @@ func NewDoorbell(pool *pgxpool.Pool, log *slog.Logger) *Doorbell {
 		subs:    map[string]map[chan struct{}]struct{}{},
 		pending: map[string]struct{}{},
 		due:     make(chan struct{}, 1),
+		recount: 10 * time.Second,
 	}
 }
 
@@ -66,6 +79,9 @@ func (d *Doorbell) Ring(keys ...string) {
 	d.mu.Lock()
 	for _, key := range keys {
 		d.wake(key)
+		if d.alone {
+			continue
+		}
 		if _, known := d.pending[key]; known {
 			continue
 		}
@@ -79,10 +95,13 @@ func (d *Doorbell) Ring(keys ...string) {
 			d.pending[key] = struct{}{}
 		}
 	}
+	told := len(d.pending) > 0
 	d.mu.Unlock()
-	select {
-	case d.due <- struct{}{}:
-	default:
+	if told {
+		select {
+		case d.due <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -138,7 +157,11 @@ func (d *Doorbell) Run(ctx context.Context) error {
 func (d *Doorbell) keep(ctx context.Context, name string, work func(context.Context, *pgx.Conn) error) error {
 	wait := 100 * time.Millisecond
 	for ctx.Err() == nil {
-		conn, err := pgx.ConnectConfig(ctx, d.cc.Copy())
+		cc := d.cc.Copy()
+		if name == "listen" {
+			cc.RuntimeParams["application_name"] = listenerName
+		}
+		conn, err := pgx.ConnectConfig(ctx, cc)
 		if err == nil {
 			wait = 100 * time.Millisecond
 			err = work(ctx, conn)
@@ -165,6 +188,17 @@ func (d *Doorbell) listen(ctx context.Context, conn *pgx.Conn) error {
 	if _, err := conn.Exec(ctx, `listen `+channel); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
+	d.mu.Lock()
+	d.listener = conn.PgConn().PID()
+	d.mu.Unlock()
+	defer func() { // others cannot be heard
+		d.mu.Lock()
+		d.listener, d.alone = 0, false
+		d.mu.Unlock()
+	}()
+	if _, err := conn.Exec(ctx, `select pg_notify($1, $2)`, channel, d.id+"\n"+hello); err != nil {
+		return fmt.Errorf("say hello: %w", err)
+	}
 	// What was rung before this connection listened is lost to it.
 	d.wakeAll()
 	for {
@@ -181,6 +215,10 @@ func (d *Doorbell) listen(ctx context.Context, conn *pgx.Conn) error {
 			continue
 		}
 		d.mu.Lock()
+		if keys == hello {
+			d.hellos++
+			d.alone = false
+		}
 		for key := range strings.SplitSeq(keys, "\n") {
 			d.wake(key)
 		}
@@ -191,6 +229,7 @@ func (d *Doorbell) listen(ctx context.Context, conn *pgx.Conn) error {
 func (d *Doorbell) notify(ctx context.Context, conn *pgx.Conn) error {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
+	counted := time.Time{}
 	for {
 		// The pause comes before the wait for a ring, so that a lone ring
 		// leaves at once and only a burst is slowed down.
@@ -204,6 +243,12 @@ func (d *Doorbell) notify(ctx context.Context, conn *pgx.Conn) error {
 			return nil
 		case <-d.due:
 		}
+		if time.Since(counted) > d.recount {
+			counted = time.Now()
+			if err := d.count(ctx, conn); err != nil {
+				return err
+			}
+		}
 		payload := d.take()
 		if payload == "" {
 			pause.Reset(0)
@@ -216,6 +261,28 @@ func (d *Doorbell) notify(ctx context.Context, conn *pgx.Conn) error {
 		}
 		pause.Reset(coalesce)
 	}
+}
+
+// count finds out whether this process is alone. A replica that begins to listen
+// after the server counted says hello later, which is heard.
+func (d *Doorbell) count(ctx context.Context, conn *pgx.Conn) error {
+	d.mu.Lock()
+	heard, listener := d.hellos, d.listener
+	d.mu.Unlock()
+	if listener == 0 {
+		return nil
+	}
+	var others bool
+	err := conn.QueryRow(ctx, `
+		select exists (select from pg_stat_activity
+		where datname = current_database() and application_name = $1 and pid <> $2)`, listenerName, int64(listener)).Scan(&others)
+	if err != nil {
+		return fmt.Errorf("count listeners: %w", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.alone = !others && d.listener == listener && d.hellos == heard
+	return nil
 }
 
 func (d *Doorbell) take() string {

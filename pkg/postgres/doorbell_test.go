@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -111,4 +112,31 @@ func TestDoorbellReconnects(t *testing.T) {
 		require.FailNow(t, "not woken after the connection was cut")
 	}
 	rung(t, wake, func() { here.Ring("order-1") })
+}
+
+func TestDoorbellTellsNobodyWhileNobodyElseListens(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t, nil)
+	here := ringing(t, pool)
+	conn, err := pgx.ConnectConfig(t.Context(), pool.Config().ConnConfig)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close(context.WithoutCancel(t.Context()))) }()
+	_, err = conn.Exec(t.Context(), `listen tiffin_doorbell`)
+	require.NoError(t, err)
+	told := func() bool {
+		here.Ring("order-1")
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		_, err := conn.WaitForNotification(ctx)
+		return err == nil
+	}
+	// What it cannot know yet, it takes for so.
+	require.Eventually(t, func() bool { return !told() }, 30*time.Second, time.Millisecond)
+	require.False(t, told())
+
+	there := ringing(t, pool)
+	wake, stop := there.Subscribe("order-1")
+	defer stop()
+	rung(t, wake, func() { here.Ring("order-1") })
+	require.True(t, told())
 }

@@ -56,6 +56,11 @@ var sessionSettings = map[string]string{
 	// each execution, those with arrays above all, which costs more than
 	// executing them.
 	"plan_cache_mode": "force_generic_plan",
+	// That plan is often made while a table is empty, when reading all of it looks
+	// cheap, and is kept while the table grows.
+	"enable_seqscan": "off",
+	// What has no index looks dear then, and would be compiled.
+	"jit": "off",
 }
 
 // connectTimeout bounds one attempt to connect: a host that swallows packets

@@ -155,16 +155,16 @@ func TestOpenSetsWhatTheURLDoesNot(t *testing.T) {
 	show := func(url string) (statement, lock, plans string) {
 		pool := open(t, url)
 		require.NoError(t, pool.QueryRow(t.Context(), `select current_setting('statement_timeout'), current_setting('lock_timeout'),
-			current_setting('plan_cache_mode')`).Scan(&statement, &lock, &plans))
+			concat_ws(' ', current_setting('plan_cache_mode'), current_setting('enable_seqscan'))`).Scan(&statement, &lock, &plans))
 		return statement, lock, plans
 	}
 	statement, lock, plans := show(url)
 	require.Equal(t, "30s", statement)
 	require.Equal(t, "10s", lock)
-	require.Equal(t, "force_generic_plan", plans)
-	statement, _, plans = show(url + "&statement_timeout=7000&plan_cache_mode=auto")
+	require.Equal(t, "force_generic_plan off", plans)
+	statement, _, plans = show(url + "&statement_timeout=7000&plan_cache_mode=auto&enable_seqscan=on")
 	require.Equal(t, "7s", statement)
-	require.Equal(t, "auto", plans)
+	require.Equal(t, "auto on", plans)
 }
 
 func TestConfigReportsBadURLWithoutThePassword(t *testing.T) {

@@ -1,0 +1,146 @@
+package kafka
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// groupBatch is how many records a batch may have to share a transaction.
+	// Larger ones gain little, and run side by side instead.
+	groupBatch = 50
+	// groupPatience is how long a batch waits for the transaction before its own:
+	// a handler that takes long holds up other partitions for no longer.
+	groupPatience = 50 * time.Millisecond
+)
+
+// groupCommit lets small batches of several partitions share a transaction, as a
+// log shares a flush (DeWitt et al., SIGMOD 1984): while one runs, those that
+// come wait, and go together into the next. Nothing waits while none runs.
+type groupCommit struct {
+	patience time.Duration
+
+	mu      sync.Mutex
+	busy    bool
+	waiting []*share
+}
+
+// share is one worker's batch.
+type share struct {
+	ctx   context.Context //nolint:containedctx // of the batch, for as long as it waits
+	items []*item
+	told  chan verdict // buffered 1
+}
+
+// verdict is what a waiting batch is told.
+type verdict struct {
+	leads bool   // it is its turn: run, with those that wait
+	alone bool   // a transaction with others failed: run again, to tell whose fault it is
+	fault *fault // otherwise: how the transaction ended
+}
+
+// runGrouped is run, perhaps in one transaction with batches of other workers.
+func (c *Consumer) runGrouped(ctx context.Context, items []*item) *fault {
+	if len(items) > groupBatch {
+		return c.run(ctx, items)
+	}
+	own := &share{ctx: ctx, items: items, told: make(chan verdict, 1)}
+	if c.group.enter(own) {
+		return c.lead(own)
+	}
+	patience := time.NewTimer(c.group.patience)
+	defer patience.Stop()
+	var v verdict
+	select {
+	case v = <-own.told:
+	case <-patience.C:
+		if c.group.withdraw(own) {
+			return c.run(ctx, items)
+		}
+		v = <-own.told // it runs already
+	}
+	switch {
+	case v.leads:
+		return c.lead(own)
+	case v.alone:
+		return c.run(ctx, items)
+	}
+	return v.fault
+}
+
+// lead runs a batch together with those that wait, and hands over.
+func (c *Consumer) lead(own *share) *fault {
+	others := c.group.take(len(own.items), c.cc.BatchRecords)
+	defer c.group.leave()
+	if len(others) == 0 {
+		return c.run(own.ctx, own.items)
+	}
+	// Any of their partitions may be lost meanwhile.
+	ctx, cancel := context.WithCancel(own.ctx)
+	defer cancel()
+	items := slices.Clone(own.items)
+	for _, s := range others {
+		items = append(items, s.items...)
+		defer context.AfterFunc(s.ctx, cancel)()
+	}
+	f := c.run(ctx, items)
+	v := verdict{fault: f, alone: f != nil && f.class != classInfrastructure}
+	for _, s := range others {
+		s.told <- v
+	}
+	if v.alone {
+		return c.run(own.ctx, own.items)
+	}
+	return f
+}
+
+// enter reports whether s may run at once; otherwise it waits.
+func (g *groupCommit) enter(s *share) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.busy {
+		g.busy = true
+		return true
+	}
+	g.waiting = append(g.waiting, s)
+	return false
+}
+
+// take returns the batches that go along with one of n records.
+func (g *groupCommit) take(n, limit int) []*share {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	i := 0
+	for ; i < len(g.waiting) && n+len(g.waiting[i].items) <= limit; i++ {
+		n += len(g.waiting[i].items)
+	}
+	others := slices.Clone(g.waiting[:i])
+	g.waiting = slices.Delete(g.waiting, 0, i)
+	return others
+}
+
+// leave lets the first that waits lead.
+func (g *groupCommit) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.waiting) == 0 {
+		g.busy = false
+		return
+	}
+	g.waiting[0].told <- verdict{leads: true}
+	g.waiting = slices.Delete(g.waiting, 0, 1)
+}
+
+// withdraw reports whether s still waited, and no longer does.
+func (g *groupCommit) withdraw(s *share) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	i := slices.Index(g.waiting, s)
+	if i < 0 {
+		return false
+	}
+	g.waiting = slices.Delete(g.waiting, i, i+1)
+	return true
+}

@@ -1,0 +1,104 @@
+package kafka_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tiffin-platform/tiffin/pkg/event"
+	"github.com/tiffin-platform/tiffin/pkg/kafka"
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
+)
+
+// behind runs a consumer whose first transaction does not end before release is
+// called, produces events for several partitions, and returns on how many
+// others they are.
+func (r *rig) behind(patience time.Duration, apply func(context.Context, *outbox.Tx, event.Event, event.OrderCancelled) error, notes ...string) (c *kafka.Consumer, partitions int, release func()) {
+	r.t.Helper()
+	c, err := kafka.NewConsumer(r.cfg, r.cc, r.db, r.log, nil, kafka.On(number, topic, apply))
+	require.NoError(r.t, err)
+	c.GroupPatience(patience)
+	held, free := make(chan struct{}), make(chan struct{})
+	var begun atomic.Bool
+	c.At(func(point, _ string) {
+		if point == "before commit" && begun.CompareAndSwap(false, true) {
+			close(held)
+			<-free
+		}
+	})
+	release = sync.OnceFunc(func() { close(free) })
+	r.t.Cleanup(release) // before the consumer is stopped
+	first := record(order(uuid.New(), "first"))
+	r.produceRecords(first)
+	r.background(c.Run)
+	r.t.Cleanup(release)
+	select {
+	case <-held:
+	case <-time.After(waitFor):
+		require.FailNow(r.t, "nothing is committed")
+	}
+	used := map[int32]bool{}
+	var records []*kgo.Record
+	for _, note := range notes {
+		records = append(records, record(order(uuid.New(), note)))
+	}
+	r.produceRecords(records...)
+	for _, rec := range records {
+		used[rec.Partition] = true
+	}
+	delete(used, first.Partition)
+	return c, len(used), release
+}
+
+// Batches of many partitions that come while a transaction runs share the next.
+func TestSmallBatchesShareATransaction(t *testing.T) {
+	r := setupPartitions(t, 12)
+	c, partitions, release := r.behind(waitFor, apply, names(30, "")...)
+	require.Greater(t, partitions, 3)
+	r.eventually("all wait", func() bool { return c.GroupWaiting() == partitions })
+	require.Zero(t, r.count(`select count(*) from effects`))
+	release()
+	r.eventually("all have their effect", func() bool { return r.count(`select count(*) from effects`) == 31 })
+	require.Equal(t, 31, r.count(`select count(distinct event_id) from effects`))
+	// One each for the first event, for what waited, and for the partitions whose
+	// records came in two fetches.
+	require.Less(t, r.count(`select count(distinct xmin::text) from effects`), partitions)
+}
+
+// What fails in a shared transaction is found out alone, and the others happen.
+func TestAFailureInASharedTransactionIsItsOwn(t *testing.T) {
+	r := setupPartitions(t, 12)
+	c, partitions, release := r.behind(waitFor, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+		switch p.Reason {
+		case "refused":
+			return kafka.Permanent(errors.New("no"))
+		case "breaks a rule":
+			tx.Queue(`insert into strict (note, amount) values ($1, -1)`, p.Reason)
+		}
+		return apply(ctx, tx, e, p)
+	}, append(names(30, ""), "refused", "breaks a rule")...)
+	r.eventually("all wait", func() bool { return c.GroupWaiting() == partitions })
+	release()
+	r.eventually("two are dead", func() bool { return r.count(`select count(*) from msg.dead_letters where attempts = 1`) == 2 })
+	r.eventually("the others have their effect", func() bool { return r.count(`select count(*) from effects`) == 31 })
+	require.Equal(t, 31, r.count(`select count(distinct event_id) from effects`))
+	require.Equal(t, 33, r.count(`select count(*) from msg.processed_events`))
+}
+
+// A transaction that takes long holds up nobody for long.
+func TestASlowTransactionDoesNotHoldUpOtherPartitions(t *testing.T) {
+	r := setupPartitions(t, 12)
+	_, partitions, release := r.behind(50*time.Millisecond, apply, names(30, "")...)
+	require.Greater(t, partitions, 3)
+	r.eventually("others have their effect", func() bool { return r.count(`select count(*) from effects`) >= partitions })
+	require.Zero(t, r.count(`select count(*) from effects where note = 'first'`))
+	release()
+	r.eventually("all have their effect", func() bool { return r.count(`select count(*) from effects`) == 31 })
+}
