@@ -78,8 +78,10 @@
 // # Tuning
 //
 // A partition is one worker, and a transaction holds up to BatchRecords of its
-// records; there is no waiting for a batch to fill. Half of the pool's
-// connections are used for consuming. Throughput grows with the number of
+// records; there is no waiting for a batch to fill. Batches of up to 50 records
+// share a transaction with those of other partitions that come while the one
+// before it runs, for at most 50 ms. Half of the pool's connections are used for
+// consuming. Throughput grows with the number of
 // records that wait, so more partitions help only until the database is busy:
 // 12 are enough for one PostgreSQL. Replicas share partitions; more replicas
 // than partitions idle. A process holds at most QueueRecords records or 4 MiB per

@@ -73,8 +73,8 @@ func (c *Consumer) runGrouped(ctx context.Context, items []*item) *fault {
 // lead runs a batch together with those that wait, and hands over.
 func (c *Consumer) lead(own *share) *fault {
 	others := c.group.take(len(own.items), c.cc.BatchRecords)
-	defer c.group.leave()
 	if len(others) == 0 {
+		defer c.group.leave()
 		return c.run(own.ctx, own.items)
 	}
 	// Any of their partitions may be lost meanwhile.
@@ -90,6 +90,7 @@ func (c *Consumer) lead(own *share) *fault {
 	for _, s := range others {
 		s.told <- v
 	}
+	c.group.leave()
 	if v.alone {
 		return c.run(own.ctx, own.items)
 	}

@@ -125,7 +125,8 @@ func explain(t testing.TB, conn *pgx.Conn, mode, sql string, args []any) node {
 	if len(literals) > 0 {
 		list = "(" + strings.Join(literals, ", ") + ")"
 	}
-	_, err = conn.Exec(ctx, `set plan_cache_mode = `+mode, pgx.QueryExecModeSimpleProtocol)
+	// What is chosen has to be chosen for what it costs.
+	_, err = conn.Exec(ctx, `set enable_seqscan = on; set plan_cache_mode = `+mode, pgx.QueryExecModeSimpleProtocol)
 	require.NoError(t, err)
 	var text string
 	err = conn.QueryRow(ctx, `explain (format json) execute watched`+list, pgx.QueryExecModeSimpleProtocol).Scan(&text)

@@ -133,7 +133,7 @@ func placeOurs(ctx context.Context, db *outbox.DB, topic string, i int, emit boo
 
 func (b *bench) commitWatermill(ctx context.Context, emit bool) (measure.Result, error) {
 	w := watermills[1]
-	pool, closePool, err := b.database(ctx, b.o.Writers)
+	pool, closePool, err := b.theirs(ctx, b.o.Writers)
 	if err != nil {
 		return nil, err
 	}

@@ -156,7 +156,7 @@ func (b *bench) consumeWatermill(ctx context.Context, tuned bool) (measure.Resul
 		return nil, err
 	}
 	defer drop()
-	pool, closePool, err := b.database(ctx, consumers)
+	pool, closePool, err := b.theirs(ctx, consumers)
 	if err != nil {
 		return nil, err
 	}

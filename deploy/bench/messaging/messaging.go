@@ -93,11 +93,21 @@ create table handled (event_id uuid primary key, at timestamptz not null default
 
 // database makes a migrated database of its own for one run.
 func (b *bench) database(ctx context.Context, conns int) (*pgxpool.Pool, func(), error) {
+	return b.databaseWith(ctx, conns, "")
+}
+
+// theirs is database with the server's own settings of its planner instead of
+// ours, which Watermill was not made for.
+func (b *bench) theirs(ctx context.Context, conns int) (*pgxpool.Pool, func(), error) {
+	return b.databaseWith(ctx, conns, "&plan_cache_mode=auto&enable_seqscan=on&jit=on")
+}
+
+func (b *bench) databaseWith(ctx context.Context, conns int, settings string) (*pgxpool.Pool, func(), error) {
 	url, drop, err := b.Database(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	pool, err := postgres.Open(ctx, postgres.Config{URL: url, MaxConns: conns})
+	pool, err := postgres.Open(ctx, postgres.Config{URL: url + settings, MaxConns: conns})
 	if err == nil {
 		err = postgres.Migrate(ctx, pool, schema)
 	}

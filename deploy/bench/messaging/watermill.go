@@ -169,7 +169,7 @@ func (b *bench) forward(ctx context.Context, w watermillSetup, pool *pgxpool.Poo
 }
 
 func (b *bench) relayWatermill(ctx context.Context, w watermillSetup) (measure.Result, error) {
-	pool, closePool, err := b.database(ctx, 4+w.lanes)
+	pool, closePool, err := b.theirs(ctx, 4+w.lanes)
 	if err != nil {
 		return nil, err
 	}
