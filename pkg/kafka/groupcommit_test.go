@@ -67,9 +67,8 @@ func TestSmallBatchesShareATransaction(t *testing.T) {
 	release()
 	r.eventually("all have their effect", func() bool { return r.count(`select count(*) from effects`) == 31 })
 	require.Equal(t, 31, r.count(`select count(distinct event_id) from effects`))
-	// One each for the first event, for what waited, and for the partitions whose
-	// records came in two fetches.
-	require.Less(t, r.count(`select count(distinct xmin::text) from effects`), partitions)
+	// Whatever waited is in one of them.
+	require.GreaterOrEqual(t, r.count(`select max(n) from (select count(*) as n from effects group by xmin::text) t`), partitions)
 }
 
 // What fails in a shared transaction is found out alone, and the others happen.
