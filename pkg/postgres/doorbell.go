@@ -21,6 +21,8 @@ const (
 	// coalesce is the shortest time between two notifications of one process:
 	// a NOTIFY is a transaction, and commits take turns at the server's queue.
 	coalesce = 5 * time.Millisecond
+	// recount is the time between looks whether others still listen.
+	recount = 10 * time.Second
 	// hello as a key means: somebody else listens from now on.
 	hello = "?"
 	// listenerName is the application name of the connections that listen.
@@ -43,8 +45,6 @@ type Doorbell struct {
 	log *slog.Logger
 	id  string // tells this process's own notifications from others'
 
-	recount time.Duration // between looks whether others still listen
-
 	mu       sync.Mutex
 	subs     map[string]map[chan struct{}]struct{}
 	pending  map[string]struct{}
@@ -66,7 +66,6 @@ func NewDoorbell(pool *pgxpool.Pool, log *slog.Logger) *Doorbell {
 		subs:    map[string]map[chan struct{}]struct{}{},
 		pending: map[string]struct{}{},
 		due:     make(chan struct{}, 1),
-		recount: 10 * time.Second,
 	}
 }
 
@@ -243,7 +242,7 @@ func (d *Doorbell) notify(ctx context.Context, conn *pgx.Conn) error {
 			return nil
 		case <-d.due:
 		}
-		if time.Since(counted) > d.recount {
+		if time.Since(counted) > recount {
 			counted = time.Now()
 			if err := d.count(ctx, conn); err != nil {
 				return err
