@@ -2,6 +2,7 @@ package kafka_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -17,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tiffin-platform/tiffin/pkg/event"
@@ -156,7 +158,25 @@ func (r *rig) produce(events ...event.Event) {
 
 func (r *rig) produceRecords(records ...*kgo.Record) {
 	r.t.Helper()
-	require.NoError(r.t, r.client.ProduceSync(r.t.Context(), records...).FirstErr())
+	for left := records; len(left) > 0; {
+		results := r.client.ProduceSync(r.t.Context(), left...)
+		left = nil
+		for _, res := range results {
+			if errors.Is(res.Err, kerr.UnknownTopicID) { // it is new, and one of several nodes has not heard of it
+				left = append(left, res.Record)
+				continue
+			}
+			require.NoError(r.t, res.Err)
+		}
+		r.client.PurgeTopicsFromProducing(topicsOf(left)...)
+	}
+}
+
+func topicsOf(records []*kgo.Record) (topics []string) {
+	for _, rec := range records {
+		topics = append(topics, rec.Topic)
+	}
+	return topics
 }
 
 func record(e event.Event) *kgo.Record {
