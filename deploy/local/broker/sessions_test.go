@@ -43,7 +43,9 @@ func (m *member) join() *kmsg.JoinGroupResponse {
 	if err != nil {
 		return nil // the client was closed meanwhile
 	}
-	m.id = resp.MemberID
+	if m.id == "" {
+		m.id = resp.MemberID
+	}
 	return resp
 }
 
