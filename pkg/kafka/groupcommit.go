@@ -31,6 +31,7 @@ type groupCommit struct {
 type share struct {
 	ctx   context.Context //nolint:containedctx // of the batch, for as long as it waits
 	items []*item
+	bytes int
 	told  chan verdict // buffered 1
 }
 
@@ -47,6 +48,9 @@ func (c *Consumer) runGrouped(ctx context.Context, items []*item) *fault {
 		return c.run(ctx, items)
 	}
 	own := &share{ctx: ctx, items: items, told: make(chan verdict, 1)}
+	for _, it := range items {
+		own.bytes += len(it.rawKey) + len(it.value)
+	}
 	if c.group.enter(own) {
 		return c.lead(own)
 	}
@@ -72,7 +76,7 @@ func (c *Consumer) runGrouped(ctx context.Context, items []*item) *fault {
 
 // lead runs a batch together with those that wait, and hands over.
 func (c *Consumer) lead(own *share) *fault {
-	others := c.group.take(len(own.items), c.cc.BatchRecords)
+	others := c.group.take(own, c.cc.BatchRecords, c.cc.BatchBytes)
 	if len(others) == 0 {
 		defer c.group.leave()
 		return c.run(own.ctx, own.items)
@@ -109,13 +113,17 @@ func (g *groupCommit) enter(s *share) bool {
 	return false
 }
 
-// take returns the batches that go along with one of n records.
-func (g *groupCommit) take(n, limit int) []*share {
+// take returns the batches that go along with own, within the bounds of one batch.
+func (g *groupCommit) take(own *share, records, bytes int) []*share {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	records, bytes = records-len(own.items), bytes-own.bytes
 	i := 0
-	for ; i < len(g.waiting) && n+len(g.waiting[i].items) <= limit; i++ {
-		n += len(g.waiting[i].items)
+	for ; i < len(g.waiting); i++ {
+		records, bytes = records-len(g.waiting[i].items), bytes-g.waiting[i].bytes
+		if records < 0 || bytes < 0 {
+			break
+		}
 	}
 	others := slices.Clone(g.waiting[:i])
 	g.waiting = slices.Delete(g.waiting, 0, i)

@@ -71,6 +71,17 @@ func TestSmallBatchesShareATransaction(t *testing.T) {
 	require.GreaterOrEqual(t, r.count(`select max(n) from (select count(*) as n from effects group by xmin::text) t`), partitions)
 }
 
+// What is shared is no larger than one batch may be.
+func TestBatchesThatAreTooLargeTogetherDoNotShareATransaction(t *testing.T) {
+	r := setupPartitions(t, 12)
+	r.cc.BatchBytes = 1 // so that every batch is one record
+	c, partitions, release := r.behind(waitFor, apply, names(30, "")...)
+	r.eventually("all wait", func() bool { return c.GroupWaiting() == partitions })
+	release()
+	r.eventually("all have their effect", func() bool { return r.count(`select count(*) from effects`) == 31 })
+	require.Equal(t, 31, r.count(`select count(distinct xmin::text) from effects`))
+}
+
 // What fails in a shared transaction is found out alone, and the others happen.
 func TestAFailureInASharedTransactionIsItsOwn(t *testing.T) {
 	r := setupPartitions(t, 12)
