@@ -38,6 +38,8 @@ func TestEventDelivered100TimesHasOneEffect(t *testing.T) {
 	r.produce(e, order(id, "another fact about the same order"))
 	r.eventually("the other fact has its effect", func() bool { return len(r.notes(id)) == 2 })
 	require.Equal(t, []string{"once", "another fact about the same order"}, r.notes(id))
+	// They are counted after they are committed.
+	r.eventually("both are counted", func() bool { return r.results("processed")+r.results("duplicate") == 2 })
 	require.Equal(t, 1, r.results("duplicate"))
 }
 
