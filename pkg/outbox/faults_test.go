@@ -394,3 +394,37 @@ func TestACommitInAnotherReplicaWakesTheLeader(t *testing.T) {
 		w.drained()
 	}
 }
+
+// Under load the relay reads at its pace, and so publishes many events at once.
+func TestAtItsPaceTheRelayPublishesManyEventsTogether(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	run(t, w.bell.Run)
+	const pace = 100 * time.Millisecond
+	relay := w.relay(outbox.RelayConfig{Pace: pace})
+	var batches atomic.Int64
+	relay.At(func(at string) {
+		if at == "before produce" {
+			batches.Add(1)
+		}
+	})
+	run(t, relay.Run)
+	require.Eventually(t, func() bool { return w.epoch() == 1 }, patience, time.Millisecond)
+	began := time.Now()
+	for range 100 {
+		w.emit("k")
+	}
+	w.drained()
+	require.LessOrEqual(t, batches.Load(), 2+int64(time.Since(began)/pace))
+}
+
+// The pace is no delay for what comes alone.
+func TestTheFirstEventAfterAQuietTimeDoesNotWait(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	run(t, w.bell.Run)
+	run(t, w.relay(outbox.RelayConfig{Pace: time.Hour}).Run)
+	require.Eventually(t, func() bool { return w.epoch() == 1 }, patience, time.Millisecond)
+	w.emit("k")
+	w.drained()
+}

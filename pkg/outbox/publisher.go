@@ -32,7 +32,7 @@ type publisher struct {
 
 	failed    bool      // a batch failed: let the others settle, then start again
 	fails     int       // in a row
-	notBefore time.Time // do not read earlier, after a failure
+	notBefore time.Time // do not read earlier: after a failure, or by the pace
 	warned    time.Time
 
 	// Kept from a failed round, for the next one: records that Kafka has
@@ -116,6 +116,11 @@ func (p *publisher) run(ctx context.Context) error {
 			due, pollAt = more, now.Add(poll)
 			if more {
 				continue
+			}
+			if any {
+				// Under load the events of this time go together, here and in all that
+				// follows. The first after a quiet time does not wait.
+				p.notBefore = now.Add(p.cfg.Pace)
 			}
 		}
 		timer.Reset(p.sleep(mayRead, now, pollAt, statsAt, drainBy))
@@ -218,7 +223,7 @@ func (p *publisher) next(ctx context.Context) (more, any bool, err error) {
 // position is stored: so much more is published again after a crash. A store is a
 // transaction, which costs about as much as publishing a few rows. Of a backlog
 // every batch is stored, to keep memory bounded.
-const storeAfter = 20 * time.Millisecond
+const storeAfter = 100 * time.Millisecond
 
 // reap stores what is acknowledged, soon, and starts again after a failure.
 func (p *publisher) reap(ctx context.Context) error {

@@ -28,6 +28,7 @@ type RelayConfig struct {
 	Lease     time.Duration // how long others wait for a leader that froze [5 s]
 	PollMin   time.Duration // first poll after activity, where no doorbell tells of the next [5 ms]
 	PollMax   time.Duration // poll when idle [250 ms]
+	Pace      time.Duration // from one read to the next at least, unless it found a full page [0]
 	Drain     time.Duration // how long a shutdown waits for acknowledgements [5 s]
 	Retention time.Duration // how long published rows are kept; negative: for ever [24 h]
 	Prune     time.Duration // pause between looks for old rows [1 min]
