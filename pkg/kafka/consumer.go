@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tiffin-platform/tiffin/pkg/coalesce"
 	"github.com/tiffin-platform/tiffin/pkg/inbox"
 	"github.com/tiffin-platform/tiffin/pkg/obs"
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
@@ -39,6 +40,7 @@ type Consumer struct {
 
 	slots    slots // transactions at once: some connections are for the service's clients
 	prepares slots
+	looks    *coalesce.Calls[look, seen]
 	group    groupCommit
 	outage   outage
 	hot      atomic.Pointer[map[inbox.Key]bool] // keys with more followers than may be parked
@@ -74,6 +76,7 @@ func NewConsumer(cfg Config, cc ConsumerConfig, db *outbox.DB, log *slog.Logger,
 		room:     make(chan struct{}, 1),
 		workers:  map[place]*worker{},
 	}
+	c.looks = coalesce.New(16, cc.PrepareTimeout, c.look)
 	if obs.Tracing() {
 		c.tracer = otel.Tracer("github.com/tiffin-platform/tiffin/pkg/kafka")
 	}

@@ -11,7 +11,9 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/tiffin-platform/tiffin/pkg/event"
 	"github.com/tiffin-platform/tiffin/pkg/kafka"
@@ -85,36 +87,55 @@ func TestHandlerThatHidesAnError(t *testing.T) {
 	require.Equal(t, bad.String(), string(r.read(dlq, 1)[0].Key))
 }
 
-// Two transactions that deadlock are run again; it is nobody's failed attempt.
+// A transaction that deadlocks with another is run again; it is nobody's failed
+// attempt.
 func TestDeadlocksAreNotCounted(t *testing.T) {
 	r := setup(t)
 	_, err := r.pool.Exec(t.Context(), `insert into strict values ('a', 1), ('b', 1)`)
 	require.NoError(t, err)
-	var both sync.WaitGroup
-	both.Add(2)
-	var first sync.Map
-	other := event.TypeOrderStatusChanged
-	require.NoError(t, kafka.EnsureTopics(t.Context(), r.client, r.cfg, other))
-	lock := func(rows ...string) func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
-		return func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
-			for i, note := range rows {
-				if _, err := tx.Exec(ctx, `update strict set amount = amount + 1 where note = $1`, note); err != nil {
-					return err
-				}
-				if _, again := first.LoadOrStore(e.Type, true); i == 0 && !again {
-					both.Done()
-					both.Wait()
-				}
-			}
-			return apply(ctx, tx, e, p)
-		}
+	raise := func(ctx context.Context, tx interface {
+		Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	}, note string) error {
+		_, err := tx.Exec(ctx, `update strict set amount = amount + 1 where note = $1`, note)
+		return err
 	}
-	r.consume(kafka.On(number, topic, lock("a", "b")), kafka.On(number+1, other, lock("b", "a")))
+	other, err := r.pool.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = other.Exec(t.Context(), `set local deadlock_timeout = '1h'`) // so that it is never the victim
+	require.NoError(t, err)
+	require.NoError(t, raise(t.Context(), other, "b"))
+	var runs atomic.Int64
+	locked, goOn := make(chan struct{}), make(chan struct{})
+	r.consume(kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+		if err := raise(ctx, tx, "a"); err != nil {
+			return err
+		}
+		if runs.Add(1) == 1 {
+			close(locked)
+			<-goOn
+		}
+		if err := raise(ctx, tx, "b"); err != nil {
+			return err
+		}
+		return apply(ctx, tx, e, p)
+	}))
 	id := uuid.New()
-	e := order(id, "y")
-	e.Type = other
-	r.produce(order(id, "x"), e)
-	r.eventually("both have their effect", func() bool { return len(r.notes(id)) == 2 })
+	r.produce(order(id, "x"))
+	<-locked
+	var g errgroup.Group
+	g.Go(func() error {
+		if err := raise(t.Context(), other, "a"); err != nil {
+			return err
+		}
+		return other.Commit(t.Context())
+	})
+	r.eventually("the other waits", func() bool {
+		return r.count(fmt.Sprintf(`select count(*) from pg_stat_activity where pid = %d and wait_event_type = 'Lock'`, other.Conn().PgConn().PID())) > 0
+	})
+	close(goOn)
+	require.NoError(t, g.Wait())
+	r.eventually("it has its effect", func() bool { return len(r.notes(id)) == 1 })
+	require.Greater(t, runs.Load(), int64(1))
 	require.Equal(t, 6, r.count(`select sum(amount) from strict`))
 	require.Zero(t, r.size(kafka.RetryTopic(group, 1)))
 }

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -76,6 +77,7 @@ func (c *Consumer) runGrouped(ctx context.Context, items []*item) *fault {
 
 // lead runs a batch together with those that wait, and hands over.
 func (c *Consumer) lead(own *share) *fault {
+	runtime.Gosched() // batches of the same fetch come along
 	others := c.group.take(own, c.cc.BatchRecords, c.cc.BatchBytes)
 	if len(others) == 0 {
 		defer c.group.leave()

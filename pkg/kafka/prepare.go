@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,25 +56,48 @@ func (w *worker) unprepared(ctx context.Context, items []*item) ([]*item, *fault
 		return nil, nil
 	}
 	claims, keys, _ := claimsOf(todo)
-	if !w.c.slots.take(ctx) {
-		return nil, &fault{index: -1, class: classStopped, err: ctx.Err()}
-	}
-	taken, parked, err := inbox.Look(ctx, w.c.db.Pool, claims, keys)
-	w.c.slots.give()
+	seen, err := w.c.looks.Do(ctx, look{claims, keys})
 	if err != nil {
 		return nil, &fault{index: -1, class: classify(ctx, err, phaseBegin, false), err: err}
 	}
 	needed := todo[:0]
 	for _, it := range todo {
-		if _, known := taken[it.claim]; known {
+		if _, known := seen.taken[it.claim]; known {
 			continue
 		}
-		if p, ok := parked[it.key]; ok && it.keyed && p.Head != it.event.ID {
+		if p, ok := seen.parked[it.key]; ok && it.keyed && p.Head != it.event.ID {
 			continue
 		}
 		needed = append(needed, it)
 	}
 	return needed, nil
+}
+
+// look is what a batch asks the inbox about, seen what was there for all that
+// asked at once.
+type (
+	look struct {
+		claims []inbox.Claim
+		keys   []inbox.Key
+	}
+	seen struct {
+		taken  map[inbox.Claim]struct{}
+		parked map[inbox.Key]inbox.Parked
+	}
+)
+
+func (c *Consumer) look(ctx context.Context, all []look) ([]seen, error) {
+	var claims []inbox.Claim
+	var keys []inbox.Key
+	for _, l := range all {
+		claims, keys = append(claims, l.claims...), append(keys, l.keys...)
+	}
+	if !c.slots.take(ctx) {
+		return nil, ctx.Err()
+	}
+	defer c.slots.give()
+	taken, parked, err := inbox.Look(ctx, c.db.Pool, claims, keys)
+	return slices.Repeat([]seen{{taken, parked}}, len(all)), err
 }
 
 // callPrepare keeps the outcome in the item, for as often as its batch is run.
