@@ -6,6 +6,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -20,6 +21,10 @@ import (
 	"github.com/tiffin-platform/tiffin/pkg/postgres"
 	"github.com/tiffin-platform/tiffin/pkg/service"
 )
+
+// The service asks itself to deliver: under load a mail may wait this long for
+// others, which then share transactions.
+const pace = 200 * time.Millisecond
 
 func main() {
 	service.Main(name, adminAddr, run, deadletter.SubCommand(name, defaultDatabase))
@@ -53,7 +58,7 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	}
 	defer client.Close()
 	o.Admin.Mount("/dlq", deadletter.NewStore(db, name).Routes())
-	relay := outbox.NewRelay(db, client, outbox.RelayConfig{}, o.Log, o.Registry)
+	relay := outbox.NewRelay(db, client, outbox.RelayConfig{Pace: pace}, o.Log, o.Registry)
 	channel, err := newChannel(cfg, o.Log)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package notification
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
@@ -99,7 +101,7 @@ func TestAStreamMissesNothingWhileManyWrite(t *testing.T) {
 					seen[r] = append(seen[r], n.Seq)
 				}
 				if r == 3 { // comes back with where it was
-					follower, err = replicas[0].Resume(ctx, user, follower.after)
+					follower, err = replicas[0].Resume(ctx, user, follower.at.after)
 					require.NoError(t, err)
 				}
 			}
@@ -113,22 +115,66 @@ func TestAStreamMissesNothingWhileManyWrite(t *testing.T) {
 	}
 }
 
-// What is committed between the two statements must not be numbered: somebody
-// else may hold the lock and give the same number.
+// Whoever numbers without the lock does not see what its holder numbered, and
+// gives the same numbers.
 func TestNumbersAreGivenUnderTheLockOnly(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	user := newUser()
 	f.place(user)
-	tag, err := f.pool.Exec(t.Context(), giveNumbers, user)
+	holder, err := f.pool.Begin(t.Context())
 	require.NoError(t, err)
-	require.Zero(t, tag.RowsAffected())
-	require.Equal(t, 1, f.count(`select count(*) from notifications where seq is null`))
+	_, err = holder.Exec(t.Context(), lockNumbers, []int64{int64(binary.BigEndian.Uint64(user[8:]))})
+	require.NoError(t, err)
+	tag, err := holder.Exec(t.Context(), giveNumbers, []uuid.UUID{user})
+	require.NoError(t, err)
+	require.EqualValues(t, 1, tag.RowsAffected())
 
-	list, err := f.List(t.Context(), user, 0, false, 10)
+	p := placed(user)
+	older := newEvent(p)
+	older.Time = time.Now().Add(-time.Hour) // so that it would be the first
+	n, err := OfOrderCreated(p)
 	require.NoError(t, err)
-	require.Len(t, list, 1)
-	require.EqualValues(t, 1, list[0].Seq)
+	f.tx(func(tx *outbox.Tx) error { return f.Notify(t.Context(), tx, older, n) })
+	looked := make(chan []Notification)
+	go func() {
+		list, err := f.List(t.Context(), user, 0, false, 10)
+		assert.NoError(t, err)
+		looked <- list
+	}()
+	require.Eventually(t, func() bool {
+		return f.count(`select count(*) from pg_locks l join pg_database d on d.oid = l.database
+			where locktype = 'advisory' and not granted and datname = current_database()`) > 0
+	}, 10*time.Second, time.Millisecond)
+	require.NoError(t, holder.Commit(t.Context()))
+	list := <-looked
+	require.Len(t, list, 2)
+	require.EqualValues(t, 2, list[0].Seq)
+	require.EqualValues(t, 1, list[1].Seq)
+	require.Equal(t, idOf(older, user, OrderPlaced), list[0].ID)
+}
+
+// Many streams look in one transaction: each gets its own.
+func TestStreamsThatLookTogether(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	at := []position{{user: newUser()}, {user: newUser()}, {user: newUser()}}
+	for i, p := range at {
+		for range i { // none, one, two
+			f.place(p.user)
+		}
+	}
+	at = append(at, position{user: at[2].user, after: 1}) // the same user at two places
+	lists, err := listAfter(t.Context(), f.pool, at, 10)
+	require.NoError(t, err)
+	seqs := make([][]int64, len(at))
+	for i, list := range lists {
+		for _, n := range list {
+			seqs[i] = append(seqs[i], n.Seq)
+		}
+	}
+	require.Equal(t, [][]int64{nil, {1}, {1, 2}, {2}}, seqs)
+	require.Zero(t, f.count(`select count(*) from notifications where seq is null`))
 }
 
 // A stream looks every second, also when there is nothing.
@@ -139,10 +185,10 @@ func TestALookThatFindsNothingNewWritesNothing(t *testing.T) {
 	f.place(user)
 	wrote := func() (wrote bool) {
 		require.NoError(t, pgx.BeginFunc(t.Context(), f.pool, func(tx pgx.Tx) error {
-			for _, sql := range []string{lockIfNew, giveNumbers} {
-				_, err := tx.Exec(t.Context(), sql, user)
-				require.NoError(t, err)
-			}
+			_, err := tx.Exec(t.Context(), lockNumbers, []int64{1})
+			require.NoError(t, err)
+			_, err = tx.Exec(t.Context(), giveNumbers, []uuid.UUID{user})
+			require.NoError(t, err)
 			return tx.QueryRow(t.Context(), `select pg_current_xact_id_if_assigned() is not null`).Scan(&wrote)
 		}))
 		return wrote
@@ -203,7 +249,6 @@ func TestHotQueriesUseTheirIndexes(t *testing.T) {
 	_, err = conn.Exec(t.Context(), `set enable_seqscan = off`) // tiny tables: which index can be used, not which is worth it
 	require.NoError(t, err)
 	for sql, index := range map[string]string{
-		lockIfNew: "notifications_unnumbered",
 		`select id from notifications where user_id = $1 and seq < 9 order by seq desc limit 20`:                     "notifications_seq",
 		`select id from notifications where user_id = $1 and seq < 9 and read_at is null order by seq desc limit 20`: "notifications_unread",
 		`select id from notifications where user_id = $1 and seq > 9 and (seq > 5 or read_at is null) order by seq`:  "notifications_seq",

@@ -3,11 +3,13 @@ package notification
 import (
 	"context"
 	"embed"
+	"fmt"
 	"math"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/tiffin-platform/tiffin/pkg/coalesce"
 	"github.com/tiffin-platform/tiffin/pkg/errs"
 	"github.com/tiffin-platform/tiffin/pkg/event"
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
@@ -24,16 +26,31 @@ const Source = "notification-service"
 
 // Service is what the notification service does, one method per use case.
 type Service struct {
-	db      *outbox.DB
-	bell    *postgres.Doorbell
-	channel Channel
-	now     func() time.Time
+	db       *outbox.DB
+	bell     *postgres.Doorbell
+	channel  Channel
+	messages *coalesce.Calls[uuid.UUID, found]
+	streams  *coalesce.Calls[position, []Notification]
+	now      func() time.Time
 }
 
 // NewService returns the service, which delivers through channel.
 func NewService(db *outbox.DB, bell *postgres.Doorbell, channel Channel) *Service {
-	return &Service{db: db, bell: bell, channel: channel, now: time.Now}
+	return &Service{
+		db: db, bell: bell, channel: channel, now: time.Now,
+		messages: coalesce.New(100, callTime, func(ctx context.Context, ids []uuid.UUID) ([]found, error) {
+			return findMessages(ctx, db.Pool, ids)
+		}),
+		streams: coalesce.New(100, callTime, func(ctx context.Context, at []position) ([][]Notification, error) {
+			return listAfter(ctx, db.Pool, at, page)
+		}),
+	}
 }
+
+const (
+	callTime = 10 * time.Second // for one read of what deliveries or streams ask for
+	page     = 100              // notifications that a stream reads at once
+)
 
 // Notify stores the notification that e is the source of and asks for its
 // delivery, in the consumer's transaction.
@@ -90,16 +107,18 @@ const (
 // The channel of this process delivers, whichever one the request names: a
 // request that was waiting while the setting changed is not lost.
 func (s *Service) Deliver(ctx context.Context, p event.NotificationDeliveryRequested) (Attempt, error) {
-	m, delivered, err := findMessage(ctx, s.db.Pool, p.NotificationID)
+	m, err := s.messages.Do(ctx, p.NotificationID)
 	switch {
 	case err != nil:
 		return 0, err
-	case delivered:
+	case !m.exists:
+		return 0, fmt.Errorf("%w: notification %s does not exist", ErrUnusable, p.NotificationID)
+	case m.delivered:
 		return Known, nil
 	case m.To == "":
 		return NoAddress, nil
 	}
-	if err := s.channel.Send(ctx, m); err != nil {
+	if err := s.channel.Send(ctx, m.Message); err != nil {
 		return 0, err
 	}
 	return Sent, nil
@@ -146,36 +165,33 @@ func (s *Service) MarkRead(ctx context.Context, user, id uuid.UUID) error {
 	})
 }
 
-// Follower is one reader of a user's stream, at its position.
+// Follower is one reader of a user's stream.
 type Follower struct {
-	s     *Service
-	user  uuid.UUID
-	after int64 // sent up to here
-	known int64 // up to here only what is unread is sent
+	s  *Service
+	at position
 }
 
 // Follow begins a stream with what is unread now.
 func (s *Service) Follow(ctx context.Context, user uuid.UUID) (*Follower, error) {
 	end, err := lastSeq(ctx, s.db.Pool, user)
-	return &Follower{s: s, user: user, known: end}, err
+	return &Follower{s, position{user: user, known: end}}, err
 }
 
 // Resume begins a stream after the notification numbered last, or, when no such
 // number was given yet (as after a restore of the database), at the end.
 func (s *Service) Resume(ctx context.Context, user uuid.UUID, last int64) (*Follower, error) {
 	end, err := lastSeq(ctx, s.db.Pool, user)
-	return &Follower{s: s, user: user, after: min(last, end)}, err
+	return &Follower{s, position{user: user, after: min(last, end)}}, err
 }
 
 // Next returns what is new, oldest first, and moves on. With more, it was not
 // all of it.
 func (f *Follower) Next(ctx context.Context) (list []Notification, more bool, err error) {
-	const batch = 100
-	if list, err = listAfter(ctx, f.s.db.Pool, f.user, f.after, f.known, batch); err != nil || len(list) == 0 {
+	if list, err = f.s.streams.Do(ctx, f.at); err != nil || len(list) == 0 {
 		return nil, false, err
 	}
-	f.after = list[len(list)-1].Seq
-	return list, len(list) == batch, nil
+	f.at.after = list[len(list)-1].Seq
+	return list, len(list) == page, nil
 }
 
 // Wake returns a channel that receives when the user may have something new,

@@ -1,9 +1,11 @@
 package notification
 
 import (
+	"bytes"
 	"context"
-	"errors"
+	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,15 +17,24 @@ import (
 
 const columns = `id, seq, kind, order_id, title, body, created_at, read_at`
 
-func scan(rows pgx.CollectableRow) (Notification, error) {
-	var n Notification
-	err := rows.Scan(&n.ID, &n.Seq, &n.Kind, &n.OrderID, &n.Title, &n.Body, &n.CreatedAt, &n.ReadAt)
+// fields are where columns are scanned to.
+func (n *Notification) fields() []any {
+	return []any{&n.ID, &n.Seq, &n.Kind, &n.OrderID, &n.Title, &n.Body, &n.CreatedAt, &n.ReadAt}
+}
+
+func (n Notification) inUTC() Notification {
 	n.CreatedAt = n.CreatedAt.UTC()
 	if n.ReadAt != nil {
 		at := n.ReadAt.UTC()
 		n.ReadAt = &at
 	}
-	return n, err
+	return n
+}
+
+func scan(rows pgx.CollectableRow) (Notification, error) {
+	var n Notification
+	err := rows.Scan(n.fields()...)
+	return n.inUTC(), err
 }
 
 // insertNotification queues the notification and, for a user not heard of yet,
@@ -83,26 +94,37 @@ func releaseWaiting(ctx context.Context, tx *outbox.Tx, user uuid.UUID) ([]waiti
 	return list, nil
 }
 
-// findMessage reads what to send, and whether it was sent already. To is empty
+// found is a message to send, and whether it was sent already. Its To is empty
 // while the contact has no address.
-func findMessage(ctx context.Context, pool *pgxpool.Pool, id uuid.UUID) (m Message, delivered bool, err error) {
-	var to *string
-	err = pool.QueryRow(ctx, `
-		select n.id, n.user_id, n.kind, n.title, n.body, n.created_at, c.email, c.name,
+type found struct {
+	Message
+	exists, delivered bool
+}
+
+// findMessages reads what the notifications say, in the order of ids.
+func findMessages(ctx context.Context, pool *pgxpool.Pool, ids []uuid.UUID) ([]found, error) {
+	rows, err := pool.Query(ctx, `
+		select n.id, n.user_id, n.kind, n.title, n.body, n.created_at, coalesce(c.email, ''), c.name,
 		       exists (select from deliveries d where d.notification_id = n.id and d.status = 'delivered')
 		from notifications n join contacts c on c.user_id = n.user_id
-		where n.id = $1`, id).
-		Scan(&m.ID, &m.UserID, &m.Kind, &m.Title, &m.Body, &m.CreatedAt, &to, &m.Name, &delivered)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return m, false, fmt.Errorf("%w: notification %s does not exist", ErrUnusable, id)
-	}
+		where n.id = any($1)`, ids)
 	if err != nil {
-		return m, false, fmt.Errorf("find message: %w", err)
+		return nil, fmt.Errorf("find messages: %w", err)
 	}
-	if to != nil {
-		m.To = *to
+	byID := make(map[uuid.UUID]found, len(ids))
+	f := found{exists: true}
+	_, err = pgx.ForEachRow(rows, []any{&f.ID, &f.UserID, &f.Kind, &f.Title, &f.Body, &f.CreatedAt, &f.To, &f.Name, &f.delivered}, func() error {
+		byID[f.ID] = f
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find messages: %w", err)
 	}
-	return m, delivered, nil
+	all := make([]found, len(ids))
+	for i, id := range ids {
+		all[i] = byID[id]
+	}
+	return all, nil
 }
 
 // recordDelivery queues how a delivery ended; delivered is never taken back.
@@ -114,37 +136,36 @@ func recordDelivery(tx *outbox.Tx, id, user uuid.UUID, status, channel string, a
 }
 
 const (
-	// lockIfNew locks the contact of a user with notifications that have no
-	// number yet. It is a statement of its own, because the next one must see what
-	// the lock's last holder numbered.
-	lockIfNew = `select from contacts
-		where user_id = $1 and (select id from notifications where user_id = $1 and seq is null order by id limit 1) is not null
-		for no key update`
-	// giveNumbers numbers what is committed, oldest first, under that lock. Without
-	// it, whatever was committed between the two statements waits for the next
-	// look: the lock alone has given this transaction an id.
+	// lockNumbers is for the one who gives numbers to some users' notifications. It
+	// is a statement of its own, because the next one must see what the locks' last
+	// holders numbered. The order of the keys is everybody's, so nobody deadlocks.
+	lockNumbers = `select pg_advisory_xact_lock(key) from unnest($1::bigint[]) key`
+	// giveNumbers numbers what is committed, each user's oldest first, under those
+	// locks. A user's newest number must never be deleted: it would be given again.
 	giveNumbers = `with fresh as (
-			select n.id, c.last_seq + row_number() over (order by n.id) as seq
-			from notifications n join contacts c on c.user_id = n.user_id
-			where n.user_id = $1 and n.seq is null and pg_current_xact_id_if_assigned() is not null
-		), numbered as (
-			update notifications n set seq = f.seq from fresh f
-			where n.id = f.id and n.user_id = $1 and n.seq is null returning n.seq -- by the same index again
+			select n.id, n.nth + (select coalesce(max(seq), 0) from notifications where user_id = u.id and seq is not null) as seq
+			from unnest($1::uuid[]) u (id) cross join lateral (
+				select id, row_number() over (order by id) as nth from notifications where user_id = u.id and seq is null
+			) n
 		)
-		update contacts set last_seq = (select max(seq) from numbered)
-		where user_id = $1 and exists (select from numbered)`
+		update notifications n set seq = f.seq from fresh f where n.id = f.id and n.seq is null`
 )
 
-// look gives numbers to the user's new notifications and then runs a query: one
+// look gives numbers to the users' new notifications and then runs a query: one
 // round trip, which is one transaction, and writes nothing when nothing is new.
 //
 // Numbers are given when somebody looks, not when notifications are written: a
-// writer would have to hold the contact's row until its batch commits, and two
-// batches that notify the same users in different orders would deadlock.
-func look(ctx context.Context, pool *pgxpool.Pool, user uuid.UUID, read func(pgx.Rows) error, sql string, args ...any) error {
+// writer would have to hold a lock until its batch commits, and two batches that
+// notify the same users in different orders would deadlock.
+func look(ctx context.Context, pool *pgxpool.Pool, users []uuid.UUID, read func(pgx.Rows) error, sql string, args ...any) error {
+	keys := make([]int64, len(users))
+	for i, u := range users {
+		keys[i] = int64(binary.BigEndian.Uint64(u[8:])) //nolint:gosec // any bits will do; these are random
+	}
+	slices.Sort(keys)
 	var b pgx.Batch
-	b.Queue(lockIfNew, user)
-	b.Queue(giveNumbers, user)
+	b.Queue(lockNumbers, keys)
+	b.Queue(giveNumbers, users)
 	b.Queue(sql, args...).Query(read)
 	if err := pool.SendBatch(ctx, &b).Close(); err != nil {
 		return fmt.Errorf("look at notifications: %w", err)
@@ -152,37 +173,57 @@ func look(ctx context.Context, pool *pgxpool.Pool, user uuid.UUID, read func(pgx
 	return nil
 }
 
-func lookList(ctx context.Context, pool *pgxpool.Pool, user uuid.UUID, sql string, args ...any) (list []Notification, err error) {
-	err = look(ctx, pool, user, func(rows pgx.Rows) error {
-		list, err = pgx.CollectRows(rows, scan)
-		return err
-	}, sql, args...)
-	return list, err
-}
-
 // lastSeq returns the highest number there is.
 func lastSeq(ctx context.Context, pool *pgxpool.Pool, user uuid.UUID) (seq int64, err error) {
-	err = look(ctx, pool, user, func(rows pgx.Rows) error {
+	err = look(ctx, pool, []uuid.UUID{user}, func(rows pgx.Rows) error {
 		seq, err = pgx.CollectExactlyOneRow(rows, pgx.RowTo[int64])
 		return err
-	}, `select coalesce((select last_seq from contacts where user_id = $1), 0)`, user)
+	}, `select coalesce(max(seq), 0) from notifications where user_id = $1 and seq is not null`, user)
 	return seq, err
 }
 
 // listBefore returns up to limit notifications below before, newest first.
-func listBefore(ctx context.Context, pool *pgxpool.Pool, user uuid.UUID, before int64, unread bool, limit int) ([]Notification, error) {
+func listBefore(ctx context.Context, pool *pgxpool.Pool, user uuid.UUID, before int64, unread bool, limit int) (list []Notification, err error) {
 	sql := `select ` + columns + ` from notifications where user_id = $1 and seq < $2 order by seq desc limit $3`
 	if unread {
 		sql = `select ` + columns + ` from notifications where user_id = $1 and seq < $2 and read_at is null order by seq desc limit $3`
 	}
-	return lookList(ctx, pool, user, sql, user, before, limit)
+	err = look(ctx, pool, []uuid.UUID{user}, func(rows pgx.Rows) error {
+		list, err = pgx.CollectRows(rows, scan)
+		return err
+	}, sql, user, before, limit)
+	return list, err
 }
 
-// listAfter returns up to limit notifications above after, oldest first, and of
-// those up to known only the unread ones.
-func listAfter(ctx context.Context, pool *pgxpool.Pool, user uuid.UUID, after, known int64, limit int) ([]Notification, error) {
-	return lookList(ctx, pool, user, `select `+columns+` from notifications
-		where user_id = $1 and seq > $2 and (seq > $3 or read_at is null) order by seq limit $4`, user, after, known, limit)
+// position is where a stream is: it was sent the notifications up to after, and
+// is to get only the unread ones of those up to known.
+type position struct {
+	user         uuid.UUID
+	after, known int64
+}
+
+// listAfter returns for each position up to limit notifications, oldest first.
+func listAfter(ctx context.Context, pool *pgxpool.Pool, at []position, limit int) ([][]Notification, error) {
+	users, after, known := make([]uuid.UUID, len(at)), make([]int64, len(at)), make([]int64, len(at))
+	for i, p := range at {
+		users[i], after[i], known[i] = p.user, p.after, p.known
+	}
+	lists := make([][]Notification, len(at))
+	distinct := slices.SortedFunc(slices.Values(users), func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) })
+	err := look(ctx, pool, slices.Compact(distinct), func(rows pgx.Rows) error {
+		var i int
+		var n Notification
+		_, err := pgx.ForEachRow(rows, append([]any{&i}, n.fields()...), func() error {
+			lists[i-1] = append(lists[i-1], n.inUTC())
+			return nil
+		})
+		return err
+	}, `select p.i, n.* from unnest($1::uuid[], $2::bigint[], $3::bigint[]) with ordinality p (user_id, after, known, i)
+		cross join lateral (
+			select `+columns+` from notifications
+			where user_id = p.user_id and seq > p.after and (seq > p.known or read_at is null) order by seq limit $4
+		) n`, users, after, known, limit)
+	return lists, err
 }
 
 // markRead keeps the time of the first reading. It tells whether the user has
