@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tiffin-platform/tiffin/pkg/coalesce"
 	"github.com/tiffin-platform/tiffin/pkg/event"
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
 )
@@ -45,6 +46,8 @@ type Service struct {
 	provider Provider
 	cfg      Config
 	log      *slog.Logger
+	begins   *coalesce.Calls[Payment, Payment]
+	refs     *coalesce.Calls[reference, string]
 	open     prometheus.Gauge
 	now      func() time.Time
 }
@@ -58,6 +61,8 @@ func NewService(db *outbox.DB, provider Provider, cfg Config, log *slog.Logger, 
 		Name: "tiffin_payment_refunds_open",
 		Help: "Payments whose void or refund was asked for and has not ended.",
 	})}
+	s.begins = coalesce.New(100, callTime, func(ctx context.Context, ps []Payment) ([]Payment, error) { return begin(ctx, db.Pool, ps) })
+	s.refs = coalesce.New(100, callTime, func(ctx context.Context, refs []reference) ([]string, error) { return storeRefs(ctx, db.Pool, refs) })
 	if reg != nil {
 		if err := reg.Register(s.open); err != nil {
 			return nil, fmt.Errorf("register metric: %w", err)
@@ -65,6 +70,9 @@ func NewService(db *outbox.DB, provider Provider, cfg Config, log *slog.Logger, 
 	}
 	return s, nil
 }
+
+// callTime bounds a write for several charges that run at the same time.
+const callTime = 10 * time.Second
 
 // Actor is who asks.
 type Actor struct {
@@ -139,7 +147,7 @@ func (s *Service) Charge(ctx context.Context, o event.OrderCreated) (Outcome, er
 		return Outcome{}, fmt.Errorf("make payment id: %w", err)
 	}
 	now := s.instant()
-	p, err := begin(ctx, s.db.Pool, Payment{
+	p, err := s.begins.Do(ctx, Payment{
 		ID: id, OrderID: o.OrderID, CustomerID: o.CustomerID, Amount: o.Total, Currency: o.Currency,
 		Method: o.PaymentMethod, Provider: s.cfg.ProviderName, Status: Pending, CreatedAt: now, UpdatedAt: now,
 	})
@@ -154,8 +162,7 @@ func (s *Service) Charge(ctx context.Context, o event.OrderCreated) (Outcome, er
 		if ref, err = s.create(ctx, p); err != nil {
 			return Outcome{}, err
 		}
-		var ok bool
-		if ref, ok, err = storeRef(ctx, s.db.Pool, p.ID, ref, s.instant()); err != nil || !ok {
+		if ref, err = s.refs.Do(ctx, reference{p.ID, ref, s.instant()}); err != nil || ref == "" {
 			return Outcome{}, err
 		}
 	}
@@ -241,7 +248,7 @@ func (s *Service) ApplyCancel(ctx context.Context, tx *outbox.Tx, o event.OrderC
 }
 
 // Void is the outside half of payment.refund_requested. A payment without a
-// reference was never charged, and cannot be any more: see storeRef.
+// reference was never charged, and cannot be any more: see storeRefs.
 func (s *Service) Void(ctx context.Context, r event.PaymentRefundRequested) (Outcome, error) {
 	p, err := current(ctx, s.db.Pool, r.OrderID)
 	if err != nil || !p.Releasing() {

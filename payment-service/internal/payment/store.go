@@ -85,38 +85,88 @@ func lockDue(ctx context.Context, tx *outbox.Tx, now time.Time, limit int) ([]Pa
 		where refund_due_at <= $1 order by refund_due_at limit $2 for update skip locked`, now, limit))
 }
 
-// begin stores a pending payment, committed at once, unless the order has one
-// already, and returns the one that is there.
-func begin(ctx context.Context, pool *pgxpool.Pool, p Payment) (Payment, error) {
-	stored, err := one(pool.Query(ctx, `insert into payments
-			(id, order_id, customer_id, amount, currency, method, provider, status, created_at, updated_at)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-		on conflict (order_id) do nothing returning `+columns,
-		p.ID, p.OrderID, p.CustomerID, p.Amount, p.Currency, p.Method, p.Provider, p.Status, p.CreatedAt, p.UpdatedAt))
-	if !errors.Is(err, errNone) {
-		return stored, err
+// begin stores pending payments, committed at once, except for orders that have
+// one already, and returns the ones that are there.
+func begin(ctx context.Context, pool *pgxpool.Pool, ps []Payment) ([]Payment, error) {
+	n := len(ps)
+	ids, orders, customers := make([]uuid.UUID, n), make([]uuid.UUID, n), make([]uuid.UUID, n)
+	amounts, at := make([]int64, n), make([]time.Time, n)
+	currencies, methods, providers := make([]string, n), make([]string, n), make([]string, n)
+	for i, p := range ps {
+		ids[i], orders[i], customers[i], amounts[i], at[i] = p.ID, p.OrderID, p.CustomerID, p.Amount, p.CreatedAt
+		currencies[i], methods[i], providers[i] = p.Currency, p.Method, p.Provider
 	}
-	return current(ctx, pool, p.OrderID)
+	var b pgx.Batch // one transaction
+	b.Queue(`insert into payments
+			(id, order_id, customer_id, amount, currency, method, provider, created_at, updated_at, status)
+		select id, order_id, customer_id, amount, currency, method, provider, at, at, 'pending'
+		from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::timestamptz[])
+			as u (id, order_id, customer_id, amount, currency, method, provider, at)
+		on conflict (order_id) do nothing`, ids, orders, customers, amounts, currencies, methods, providers, at)
+	stored := make(map[uuid.UUID]Payment, n)
+	b.Queue(`select `+columns+` from payments where order_id = any($1)`, orders).Query(func(rows pgx.Rows) error {
+		list, err := many(rows, nil)
+		for _, p := range list {
+			stored[p.OrderID] = p
+		}
+		return err
+	})
+	if err := pool.SendBatch(ctx, &b).Close(); err != nil {
+		return nil, fmt.Errorf("begin payments: %w", err)
+	}
+	all := make([]Payment, n)
+	for i, order := range orders {
+		p, ok := stored[order]
+		if !ok {
+			return nil, fmt.Errorf("begin payment of order %s: it is not there", order)
+		}
+		all[i] = p
+	}
+	return all, nil
 }
 
-// storeRef notes the provider's intent, committed at once, while the payment is
-// chargeable. The first reference wins, so that of two processes which both
-// made an intent only one intent is ever confirmed; it is returned. ok is false
+// reference is a provider's intent for a payment.
+type reference struct {
+	payment uuid.UUID
+	ref     string
+	at      time.Time
+}
+
+// storeRefs notes the providers' intents, committed at once, for payments that
+// are chargeable. The first reference wins, so that of two processes which both
+// made an intent only one intent is ever confirmed; it is returned. It is empty
 // when the payment may not be charged any more.
 //
 // The conditions are what keeps a charge from slipping past a cancellation: see
 // Payment.Chargeable.
-func storeRef(ctx context.Context, pool *pgxpool.Pool, id uuid.UUID, ref string, now time.Time) (winner string, ok bool, err error) {
-	err = pool.QueryRow(ctx, `update payments set provider_ref = coalesce(provider_ref, $2), updated_at = $3
-		where id = $1 and status = 'pending' and not cancel_requested
-		returning provider_ref`, id, ref, now).Scan(&winner)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return "", false, nil
+func storeRefs(ctx context.Context, pool *pgxpool.Pool, refs []reference) (winners []string, err error) {
+	n := len(refs)
+	ids, names, at := make([]uuid.UUID, n), make([]string, n), make([]time.Time, n)
+	for i, r := range refs {
+		ids[i], names[i], at[i] = r.payment, r.ref, r.at
 	}
+	rows, err := pool.Query(ctx, `update payments p set provider_ref = coalesce(p.provider_ref, u.ref), updated_at = u.at
+		from unnest($1::uuid[], $2::text[], $3::timestamptz[]) as u (id, ref, at)
+		where p.id = u.id and p.status = 'pending' and not p.cancel_requested
+		returning p.id, p.provider_ref`, ids, names, at)
 	if err != nil {
-		return "", false, fmt.Errorf("store the provider's reference: %w", err)
+		return nil, fmt.Errorf("store references: %w", err)
 	}
-	return winner, true, nil
+	stored := make(map[uuid.UUID]string, n)
+	var id uuid.UUID
+	var ref string
+	_, err = pgx.ForEachRow(rows, []any{&id, &ref}, func() error {
+		stored[id] = ref
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("store references: %w", err)
+	}
+	winners = make([]string, n)
+	for i, id := range ids {
+		winners[i] = stored[id]
+	}
+	return winners, nil
 }
 
 // insertTombstone stores that an order was cancelled before its payment began.

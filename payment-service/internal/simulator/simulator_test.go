@@ -2,6 +2,8 @@ package simulator_test
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -154,4 +156,35 @@ func TestLatencyIsTakenForEachCall(t *testing.T) {
 	_, err = slow.Confirm(ctx, ref)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.Equal(t, 1, count(t, pool, `select count(*) from simulator.charges`))
+}
+
+// Calls that come together share a transaction, and nothing else.
+func TestCallsAtTheSameTimeDoNotMeet(t *testing.T) {
+	s, pool := setup(t, 0)
+	methods := []string{simulator.Visa, "pm_card_visa_chargeDeclined", "pm_card_", simulator.Mastercard, "nowhere"}
+	var g errgroup.Group
+	for i := range 40 {
+		method := methods[i%len(methods)]
+		g.Go(func() error {
+			if method == "nowhere" {
+				if _, err := s.Confirm(t.Context(), fmt.Sprintf("sim_%d", i)); err == nil || !strings.Contains(err.Error(), fmt.Sprintf(`"sim_%d"`, i)) {
+					return fmt.Errorf("an intent that does not exist: %w", err)
+				}
+				return nil
+			}
+			ref, err := s.Create(t.Context(), uuid.NewString(), 100, "EUR", method)
+			if err != nil {
+				return err
+			}
+			got, err := s.Confirm(t.Context(), ref)
+			if charged := strings.HasSuffix(method, "card_visa") || method == simulator.Mastercard; err != nil || (got.Result == payment.Charged) != charged {
+				return fmt.Errorf("%s: %v %w", method, got, err)
+			}
+			return nil
+		})
+	}
+	require.NoError(t, g.Wait())
+	require.Equal(t, 16, count(t, pool, `select count(*) from simulator.charges c join simulator.intents i using (ref, key) where i.method in ('pm_card_visa', 'pm_card_mastercard')`))
+	require.Equal(t, 16, count(t, pool, `select count(*) from simulator.charges`))
+	require.Equal(t, 64, count(t, pool, `select count(*) from simulator.calls`))
 }

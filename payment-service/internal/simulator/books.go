@@ -1,0 +1,139 @@
+package simulator
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tiffin-platform/tiffin/payment-service/internal/payment"
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
+)
+
+// order is what an intent is made for.
+type order struct {
+	key              string
+	amount           int64
+	currency, method string
+}
+
+// create makes the intents that are not there yet, and returns the references.
+func create(ctx context.Context, pool *pgxpool.Pool, orders []order) ([]string, error) {
+	n := len(orders)
+	refs, keys, amounts := make([]string, n), make([]string, n), make([]int64, n)
+	currencies, methods := make([]string, n), make([]string, n)
+	for i, o := range orders {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return nil, fmt.Errorf("make intent id: %w", err)
+		}
+		refs[i] = "sim_" + strings.ReplaceAll(id.String(), "-", "")
+		keys[i], amounts[i], currencies[i], methods[i] = o.key, o.amount, o.currency, o.method
+	}
+	var b pgx.Batch // one transaction
+	b.Queue(`insert into simulator.intents (ref, key, amount, currency, method, status)
+		select *, 'created' from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[])
+		on conflict (key) do nothing`, refs, keys, amounts, currencies, methods)
+	made := make(map[string]string, n)
+	b.Queue(`insert into simulator.calls (operation, ref, key, result)
+		select 'create', i.ref, i.key, 'created' from unnest($1::text[]) as u (key) join simulator.intents i on i.key = u.key
+		returning key, ref`, keys).Query(func(rows pgx.Rows) error {
+		var key, ref string
+		_, err := pgx.ForEachRow(rows, []any{&key, &ref}, func() error {
+			made[key] = ref
+			return nil
+		})
+		return err
+	})
+	if err := pool.SendBatch(ctx, &b).Close(); err != nil {
+		return nil, err
+	}
+	for i, key := range keys {
+		refs[i] = made[key]
+	}
+	return refs, nil
+}
+
+// change is a call about an intent: what the rules make of it.
+type change struct {
+	operation, ref string
+	rule           func(*Intent) (payment.Outcome, error)
+}
+
+// answer is what the caller gets, and what is noted.
+type answer struct {
+	payment.Outcome
+	err error
+}
+
+func (a answer) String() string {
+	if a.err != nil {
+		return a.err.Error()
+	}
+	return string(a.Result)
+}
+
+// kept is an intent as the books have it.
+type kept struct {
+	Intent
+	key, currency string
+	amount        int64
+}
+
+// apply keeps the intents' rows locked meanwhile.
+func apply(ctx context.Context, tx *outbox.Tx, changes []change) ([]answer, error) {
+	refs := make([]string, len(changes))
+	for i, c := range changes {
+		refs[i] = c.ref
+	}
+	rows, err := tx.Query(ctx, `select ref, key, amount, currency, method, status, confirms from simulator.intents
+		where ref = any($1) order by ref for update`, refs)
+	if err != nil {
+		return nil, err
+	}
+	intents := make(map[string]*kept, len(changes))
+	var ref string
+	var k kept
+	_, err = pgx.ForEachRow(rows, []any{&ref, &k.key, &k.amount, &k.currency, &k.Method, &k.State, &k.Confirms}, func() error {
+		found := k
+		intents[ref] = &found
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	answers := make([]answer, len(changes))
+	for i, c := range changes {
+		k := intents[c.ref]
+		if k == nil {
+			return nil, fmt.Errorf("there is no intent %.64q", c.ref)
+		}
+		before := k.Intent
+		answers[i].Outcome, answers[i].err = c.rule(&k.Intent)
+		tx.Queue(`insert into simulator.calls (operation, ref, key, result) values ($1, $2, $3, $4)`, c.operation, c.ref, k.key, answers[i].String())
+		k.write(tx, c.ref, before)
+	}
+	return answers, nil
+}
+
+// write puts into the books what a rule changed.
+func (k *kept) write(tx *outbox.Tx, ref string, before Intent) {
+	if k.Intent == before {
+		return
+	}
+	tx.Queue(`update simulator.intents set status = $2, confirms = $3 where ref = $1`, ref, k.State, k.Confirms)
+	if k.State == before.State {
+		return
+	}
+	switch k.State {
+	case IsCharged:
+		tx.Queue(`insert into simulator.charges (ref, key, amount, currency) values ($1, $2, $3, $4)`, ref, k.key, k.amount, k.currency)
+	case IsRefunded:
+		tx.Queue(`insert into simulator.voids (ref, key, kind, amount, currency) values ($1, $2, 'refund', $3, $4)`, ref, k.key, k.amount, k.currency)
+	case IsVoided:
+		tx.Queue(`insert into simulator.voids (ref, key, kind, amount, currency) values ($1, $2, 'cancel', 0, $3)`, ref, k.key, k.currency)
+	}
+}
