@@ -46,9 +46,9 @@ type Options struct {
 var defaults = map[string]string{
 	"listen_addresses":                "127.0.0.1",
 	"unix_socket_directories":         "",
-	"shared_buffers":                  "32MB",
+	"shared_buffers":                  "64MB",
 	"max_connections":                 "40",
-	"max_wal_size":                    "128MB",
+	"max_wal_size":                    "512MB",
 	"jit":                             "off",
 	"max_logical_replication_workers": "0",
 	"autovacuum_max_workers":          "1",

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/tiffin-platform/tiffin/deploy/bench/measure"
@@ -68,6 +69,9 @@ func Run(ctx context.Context, platform runner.Options, o Options, out io.Writer,
 		return err
 	}
 	defer b.c.close()
+	// Builds and new databases left hundreds of megabytes for the system to write
+	// when it likes, which holds up every commit meanwhile.
+	syscall.Sync()
 	say("%d customers watch their streams; warming up", o.Users)
 	if _, err := b.saturate(ctx, min(500, o.Orders)); err != nil {
 		return fmt.Errorf("warm-up: %w", err)
