@@ -13,8 +13,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
 )
@@ -136,18 +136,18 @@ func TestNumbersAreGivenUnderTheLockOnly(t *testing.T) {
 	n, err := OfOrderCreated(p)
 	require.NoError(t, err)
 	f.tx(func(tx *outbox.Tx) error { return f.Notify(t.Context(), tx, older, n) })
-	looked := make(chan []Notification)
-	go func() {
-		list, err := f.List(t.Context(), user, 0, false, 10)
-		assert.NoError(t, err)
-		looked <- list
-	}()
+	var list []Notification
+	var g errgroup.Group
+	g.Go(func() (err error) {
+		list, err = f.List(t.Context(), user, 0, false, 10)
+		return err
+	})
 	require.Eventually(t, func() bool {
 		return f.count(`select count(*) from pg_locks l join pg_database d on d.oid = l.database
 			where locktype = 'advisory' and not granted and datname = current_database()`) > 0
 	}, 10*time.Second, time.Millisecond)
 	require.NoError(t, holder.Commit(t.Context()))
-	list := <-looked
+	require.NoError(t, g.Wait())
 	require.Len(t, list, 2)
 	require.EqualValues(t, 2, list[0].Seq)
 	require.EqualValues(t, 1, list[1].Seq)

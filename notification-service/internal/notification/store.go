@@ -160,7 +160,7 @@ const (
 func look(ctx context.Context, pool *pgxpool.Pool, users []uuid.UUID, read func(pgx.Rows) error, sql string, args ...any) error {
 	keys := make([]int64, len(users))
 	for i, u := range users {
-		keys[i] = int64(binary.BigEndian.Uint64(u[8:])) //nolint:gosec // any bits will do; these are random
+		keys[i] = int64(binary.BigEndian.Uint64(u[8:])) // any bits will do; these are random
 	}
 	slices.Sort(keys)
 	var b pgx.Batch
