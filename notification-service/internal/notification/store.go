@@ -143,12 +143,13 @@ const (
 	// giveNumbers numbers what is committed, each user's oldest first, under those
 	// locks. A user's newest number must never be deleted: it would be given again.
 	giveNumbers = `with fresh as (
-			select n.id, n.nth + (select coalesce(max(seq), 0) from notifications where user_id = u.id and seq is not null) as seq
+			select u.id as user_id, n.id, n.nth + (select coalesce(max(seq), 0) from notifications where user_id = u.id and seq is not null) as seq
 			from unnest($1::uuid[]) u (id) cross join lateral (
 				select id, row_number() over (order by id) as nth from notifications where user_id = u.id and seq is null
 			) n
 		)
-		update notifications n set seq = f.seq from fresh f where n.id = f.id and n.seq is null`
+		update notifications n set seq = f.seq from fresh f
+		where n.user_id = f.user_id and n.id = f.id and n.seq is null -- by the whole key of that index again`
 )
 
 // look gives numbers to the users' new notifications and then runs a query: one
