@@ -126,7 +126,7 @@ func TestNumbersAreGivenUnderTheLockOnly(t *testing.T) {
 	require.NoError(t, err)
 	_, err = holder.Exec(t.Context(), lockNumbers, []int64{int64(binary.BigEndian.Uint64(user[8:]))})
 	require.NoError(t, err)
-	tag, err := holder.Exec(t.Context(), giveNumbers, []uuid.UUID{user})
+	tag, err := holder.Exec(t.Context(), giveNumbers, user)
 	require.NoError(t, err)
 	require.EqualValues(t, 1, tag.RowsAffected())
 
@@ -187,7 +187,7 @@ func TestALookThatFindsNothingNewWritesNothing(t *testing.T) {
 		require.NoError(t, pgx.BeginFunc(t.Context(), f.pool, func(tx pgx.Tx) error {
 			_, err := tx.Exec(t.Context(), lockNumbers, []int64{1})
 			require.NoError(t, err)
-			_, err = tx.Exec(t.Context(), giveNumbers, []uuid.UUID{user})
+			_, err = tx.Exec(t.Context(), giveNumbers, user)
 			require.NoError(t, err)
 			return tx.QueryRow(t.Context(), `select pg_current_xact_id_if_assigned() is not null`).Scan(&wrote)
 		}))

@@ -106,8 +106,9 @@ func findMessages(ctx context.Context, pool *pgxpool.Pool, ids []uuid.UUID) ([]f
 	rows, err := pool.Query(ctx, `
 		select n.id, n.user_id, n.kind, n.title, n.body, n.created_at, coalesce(c.email, ''), c.name,
 		       exists (select from deliveries d where d.notification_id = n.id and d.status = 'delivered')
-		from notifications n join contacts c on c.user_id = n.user_id
-		where n.id = any($1)`, ids)
+		from unnest($1::uuid[]) as u (id)
+		cross join lateral (select * from notifications where id = u.id limit 1) n -- looks each up, however small the table once was
+		cross join lateral (select * from contacts where user_id = n.user_id limit 1) c`, ids)
 	if err != nil {
 		return nil, fmt.Errorf("find messages: %w", err)
 	}
@@ -140,16 +141,15 @@ const (
 	// is a statement of its own, because the next one must see what the locks' last
 	// holders numbered. The order of the keys is everybody's, so nobody deadlocks.
 	lockNumbers = `select pg_advisory_xact_lock(key) from unnest($1::bigint[]) key`
-	// giveNumbers numbers what is committed, each user's oldest first, under those
-	// locks. A user's newest number must never be deleted: it would be given again.
+	// giveNumbers numbers what is committed for a user, oldest first, under the
+	// user's lock. The newest number must never be deleted: it would be given again.
 	giveNumbers = `with fresh as (
-			select u.id as user_id, n.id, n.nth + (select coalesce(max(seq), 0) from notifications where user_id = u.id and seq is not null) as seq
-			from unnest($1::uuid[]) u (id) cross join lateral (
-				select id, row_number() over (order by id) as nth from notifications where user_id = u.id and seq is null
-			) n
+			select id, row_number() over (order by id) +
+				(select coalesce(max(seq), 0) from notifications where user_id = $1 and seq is not null) as seq
+			from notifications where user_id = $1 and seq is null
 		)
 		update notifications n set seq = f.seq from fresh f
-		where n.user_id = f.user_id and n.id = f.id and n.seq is null -- by the whole key of that index again`
+		where n.id = f.id and n.user_id = $1 and n.seq is null -- by the same index again`
 )
 
 // look gives numbers to the users' new notifications and then runs a query: one
@@ -166,7 +166,9 @@ func look(ctx context.Context, pool *pgxpool.Pool, users []uuid.UUID, read func(
 	slices.Sort(keys)
 	var b pgx.Batch
 	b.Queue(lockNumbers, keys)
-	b.Queue(giveNumbers, users)
+	for _, user := range users { // for all at once, a plan made while the table is small would read all of it
+		b.Queue(giveNumbers, user)
+	}
 	b.Queue(sql, args...).Query(read)
 	if err := pool.SendBatch(ctx, &b).Close(); err != nil {
 		return fmt.Errorf("look at notifications: %w", err)

@@ -103,24 +103,15 @@ func begin(ctx context.Context, pool *pgxpool.Pool, ps []Payment) ([]Payment, er
 		from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::timestamptz[])
 			as u (id, order_id, customer_id, amount, currency, method, provider, at)
 		on conflict (order_id) do nothing`, ids, orders, customers, amounts, currencies, methods, providers, at)
-	stored := make(map[uuid.UUID]Payment, n)
-	b.Queue(`select `+columns+` from payments where order_id = any($1)`, orders).Query(func(rows pgx.Rows) error {
-		list, err := many(rows, nil)
-		for _, p := range list {
-			stored[p.OrderID] = p
-		}
-		return err
-	})
-	if err := pool.SendBatch(ctx, &b).Close(); err != nil {
-		return nil, fmt.Errorf("begin payments: %w", err)
-	}
 	all := make([]Payment, n)
 	for i, order := range orders {
-		p, ok := stored[order]
-		if !ok {
-			return nil, fmt.Errorf("begin payment of order %s: it is not there", order)
-		}
-		all[i] = p
+		b.Queue(`select `+columns+` from payments where order_id = $1`, order).Query(func(rows pgx.Rows) (err error) {
+			all[i], err = one(rows, nil)
+			return err
+		})
+	}
+	if err := pool.SendBatch(ctx, &b).Close(); err != nil {
+		return nil, fmt.Errorf("begin payments: %w", err)
 	}
 	return all, nil
 }
@@ -140,31 +131,20 @@ type reference struct {
 // The conditions are what keeps a charge from slipping past a cancellation: see
 // Payment.Chargeable.
 func storeRefs(ctx context.Context, pool *pgxpool.Pool, refs []reference) (winners []string, err error) {
-	n := len(refs)
-	ids, names, at := make([]uuid.UUID, n), make([]string, n), make([]time.Time, n)
+	var b pgx.Batch // one transaction; a statement each, which is the same lookup whatever the table's size
+	winners = make([]string, len(refs))
 	for i, r := range refs {
-		ids[i], names[i], at[i] = r.payment, r.ref, r.at
+		b.Queue(`update payments set provider_ref = coalesce(provider_ref, $2), updated_at = $3
+			where id = $1 and status = 'pending' and not cancel_requested
+			returning provider_ref`, r.payment, r.ref, r.at).QueryRow(func(row pgx.Row) error {
+			if err := row.Scan(&winners[i]); !errors.Is(err, pgx.ErrNoRows) {
+				return err
+			}
+			return nil
+		})
 	}
-	rows, err := pool.Query(ctx, `update payments p set provider_ref = coalesce(p.provider_ref, u.ref), updated_at = u.at
-		from unnest($1::uuid[], $2::text[], $3::timestamptz[]) as u (id, ref, at)
-		where p.id = u.id and p.status = 'pending' and not p.cancel_requested
-		returning p.id, p.provider_ref`, ids, names, at)
-	if err != nil {
+	if err := pool.SendBatch(ctx, &b).Close(); err != nil {
 		return nil, fmt.Errorf("store references: %w", err)
-	}
-	stored := make(map[uuid.UUID]string, n)
-	var id uuid.UUID
-	var ref string
-	_, err = pgx.ForEachRow(rows, []any{&id, &ref}, func() error {
-		stored[id] = ref
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("store references: %w", err)
-	}
-	winners = make([]string, n)
-	for i, id := range ids {
-		winners[i] = stored[id]
 	}
 	return winners, nil
 }

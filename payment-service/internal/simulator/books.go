@@ -3,6 +3,7 @@ package simulator
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -37,22 +38,13 @@ func create(ctx context.Context, pool *pgxpool.Pool, orders []order) ([]string, 
 	b.Queue(`insert into simulator.intents (ref, key, amount, currency, method, status)
 		select *, 'created' from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[])
 		on conflict (key) do nothing`, refs, keys, amounts, currencies, methods)
-	made := make(map[string]string, n)
-	b.Queue(`insert into simulator.calls (operation, ref, key, result)
-		select 'create', i.ref, i.key, 'created' from unnest($1::text[]) as u (key) join simulator.intents i on i.key = u.key
-		returning key, ref`, keys).Query(func(rows pgx.Rows) error {
-		var key, ref string
-		_, err := pgx.ForEachRow(rows, []any{&key, &ref}, func() error {
-			made[key] = ref
-			return nil
-		})
-		return err
-	})
+	for i, key := range keys {
+		b.Queue(`insert into simulator.calls (operation, ref, key, result)
+			select 'create', ref, key, 'created' from simulator.intents where key = $1 returning ref`, key).
+			QueryRow(func(row pgx.Row) error { return row.Scan(&refs[i]) })
+	}
 	if err := pool.SendBatch(ctx, &b).Close(); err != nil {
 		return nil, err
-	}
-	for i, key := range keys {
-		refs[i] = made[key]
 	}
 	return refs, nil
 }
@@ -89,8 +81,10 @@ func apply(ctx context.Context, tx *outbox.Tx, changes []change) ([]answer, erro
 	for i, c := range changes {
 		refs[i] = c.ref
 	}
-	rows, err := tx.Query(ctx, `select ref, key, amount, currency, method, status, confirms from simulator.intents
-		where ref = any($1) order by ref for update`, refs)
+	slices.Sort(refs) // the order in which everybody locks
+	rows, err := tx.Query(ctx, `select i.* from unnest($1::text[]) as u (ref) cross join lateral (
+			select ref, key, amount, currency, method, status, confirms from simulator.intents where ref = u.ref limit 1 for update
+		) i`, slices.Compact(refs))
 	if err != nil {
 		return nil, err
 	}
