@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -21,17 +22,21 @@ type Calls[Q, A any] struct {
 
 	mu      sync.Mutex
 	running bool
-	waiting []call[Q, A]
+	waiting []*call[Q, A]
+	open    int                // of the calls that run, those that are not over
+	abort   context.CancelFunc // ends the calls that run
 }
 
 type call[Q, A any] struct {
 	question Q
 	told     chan outcome[A] // buffered 1: who asked may have gone
+	over     bool            // told, or gone
 }
 
 type outcome[A any] struct {
-	answer A
-	err    error
+	answer   A
+	err      error
+	panicked any
 }
 
 // New returns Calls that do answers, at most most at once and within limit, with
@@ -40,10 +45,11 @@ func New[Q, A any](most int, limit time.Duration, do func(ctx context.Context, q
 	return &Calls[Q, A]{do: do, most: most, limit: limit}
 }
 
-// Do asks, and waits for the answer or the end of ctx. The work goes on without
-// a caller that leaves: others may wait for it.
+// Do asks, and waits for the answer or the end of ctx. A question that waits
+// then is never asked; one that is being asked goes on for as long as anybody
+// waits for what goes along with it. A panic of do is one of Do.
 func (c *Calls[Q, A]) Do(ctx context.Context, question Q) (A, error) {
-	own := call[Q, A]{question, make(chan outcome[A], 1)}
+	own := &call[Q, A]{question: question, told: make(chan outcome[A], 1)}
 	c.mu.Lock()
 	c.waiting = append(c.waiting, own)
 	if !c.running {
@@ -53,8 +59,12 @@ func (c *Calls[Q, A]) Do(ctx context.Context, question Q) (A, error) {
 	c.mu.Unlock()
 	select {
 	case o := <-own.told:
+		if o.panicked != nil {
+			panic(o.panicked)
+		}
 		return o.answer, o.err
 	case <-ctx.Done():
+		c.leave(own)
 		var none A
 		return none, ctx.Err()
 	}
@@ -63,53 +73,90 @@ func (c *Calls[Q, A]) Do(ctx context.Context, question Q) (A, error) {
 // run answers until nobody waits.
 func (c *Calls[Q, A]) run() {
 	runtime.Gosched() // who is about to ask, woken by the same event, asks first
-	for calls := c.take(); len(calls) > 0; calls = c.take() {
-		c.answer(calls)
-	}
-}
-
-func (c *Calls[Q, A]) answer(calls []call[Q, A]) {
-	ctx, cancel := context.WithTimeout(context.Background(), c.limit)
-	defer cancel()
-	err := c.ask(ctx, calls)
-	if err == nil {
-		return
-	}
-	for i := range calls {
-		if len(calls) > 1 {
-			if err = c.ask(ctx, calls[i:i+1]); err == nil {
-				continue
-			}
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), c.limit)
+		calls := c.take(cancel)
+		if len(calls) > 0 {
+			c.answer(ctx, calls)
 		}
-		calls[i].told <- outcome[A]{err: err}
+		cancel()
+		if len(calls) == 0 {
+			return
+		}
 	}
 }
 
-// ask tells the callers their answers, unless there is an error.
-func (c *Calls[Q, A]) ask(ctx context.Context, calls []call[Q, A]) error {
+// take returns the calls that run next, which abort ends.
+func (c *Calls[Q, A]) take(abort context.CancelFunc) []*call[Q, A] {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := min(len(c.waiting), c.most)
+	c.running, c.open, c.abort = n > 0, n, abort
+	calls := slices.Clone(c.waiting[:n])
+	c.waiting = slices.Delete(c.waiting, 0, n)
+	return calls
+}
+
+func (c *Calls[Q, A]) answer(ctx context.Context, calls []*call[Q, A]) {
 	questions := make([]Q, len(calls))
 	for i := range calls {
 		questions[i] = calls[i].question
 	}
-	answers, err := c.do(ctx, questions)
-	if err == nil && len(answers) != len(calls) {
-		err = fmt.Errorf("%d answers to %d questions", len(answers), len(calls))
+	answers, failed := c.ask(ctx, questions)
+	for i, call := range calls {
+		switch {
+		case failed == nil:
+			c.tell(call, outcome[A]{answer: answers[i]})
+		case len(calls) == 1 || ctx.Err() != nil:
+			c.tell(call, *failed)
+		default:
+			c.answer(ctx, calls[i:i+1])
+		}
 	}
-	if err != nil {
-		return err
-	}
-	for i := range calls {
-		calls[i].told <- outcome[A]{answer: answers[i]}
-	}
-	return nil
 }
 
-func (c *Calls[Q, A]) take() []call[Q, A] {
+func (c *Calls[Q, A]) ask(ctx context.Context, questions []Q) (answers []A, failed *outcome[A]) {
+	defer func() {
+		if v := recover(); v != nil {
+			failed = &outcome[A]{panicked: fmt.Sprintf("%v\n%s", v, debug.Stack())}
+		}
+	}()
+	answers, err := c.do(ctx, questions)
+	if err == nil && len(answers) != len(questions) {
+		err = fmt.Errorf("%d answers to %d questions", len(answers), len(questions))
+	}
+	if err != nil {
+		return nil, &outcome[A]{err: err}
+	}
+	return answers, nil
+}
+
+func (c *Calls[Q, A]) tell(one *call[Q, A], o outcome[A]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := min(len(c.waiting), c.most)
-	c.running = n > 0
-	calls := slices.Clone(c.waiting[:n])
-	c.waiting = slices.Delete(c.waiting, 0, n)
-	return calls
+	one.told <- o
+	c.end(one)
+}
+
+// leave takes back a call that waits, and ends those that run when it was the
+// last that waited for them.
+func (c *Calls[Q, A]) leave(one *call[Q, A]) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if i := slices.Index(c.waiting, one); i >= 0 {
+		c.waiting = slices.Delete(c.waiting, i, i+1)
+		return
+	}
+	c.end(one)
+}
+
+// end is called with mu held, for a call that runs.
+func (c *Calls[Q, A]) end(one *call[Q, A]) {
+	if one.over {
+		return
+	}
+	one.over = true
+	if c.open--; c.open == 0 {
+		c.abort()
+	}
 }

@@ -81,33 +81,68 @@ func TestNoCallFailsForAnother(t *testing.T) {
 	require.EqualError(t, err, "0 answers to 1 questions")
 }
 
-// A caller that leaves takes nothing from the others, and work that hangs ends.
-func TestLeavingAndTheLimit(t *testing.T) {
+// A panic is the caller's own too, who may know how to go on.
+func TestAPanicIsItsCallers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		hangs := coalesce.New(4, time.Minute, func(ctx context.Context, n []int) ([]int, error) {
-			if n[0] == 0 {
-				<-ctx.Done()
-				return nil, ctx.Err()
+		calls := coalesce.New(4, time.Minute, func(_ context.Context, n []int) ([]int, error) {
+			pass(time.Second)
+			if slices.Contains(n, 2) {
+				panic("broken")
 			}
 			return n, nil
 		})
-		started := time.Now()
 		var wg sync.WaitGroup
-		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			defer cancel()
-			_, err := hangs.Do(ctx, 0)
-			require.ErrorIs(t, err, context.DeadlineExceeded)
-			require.Equal(t, time.Second, time.Since(started))
-		})
-		wg.Go(func() {
-			pass(time.Millisecond)
-			got, err := hangs.Do(t.Context(), 7)
-			require.NoError(t, err)
-			require.Equal(t, 7, got)
-			require.Equal(t, time.Minute, time.Since(started))
-		})
+		for i := range 4 {
+			wg.Go(func() {
+				defer func() {
+					v := recover()
+					require.Equal(t, i == 2, v != nil)
+					if v != nil {
+						require.Contains(t, v, "broken\n")
+						require.Contains(t, v, "coalesce_test.go", "where it was")
+					}
+				}()
+				got, err := calls.Do(t.Context(), i)
+				require.NoError(t, err)
+				require.Equal(t, i, got)
+			})
+		}
 		wg.Wait()
+	})
+}
+
+// Work goes on while anybody waits for it, within its limit.
+func TestWhoLeaves(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var asked [][]int
+		var ended []time.Duration
+		started := time.Now()
+		calls := coalesce.New(2, time.Minute, func(ctx context.Context, n []int) ([]int, error) {
+			asked = append(asked, n)
+			<-ctx.Done()
+			ended = append(ended, time.Since(started))
+			return nil, ctx.Err()
+		})
+		var wg sync.WaitGroup
+		for i, leaves := range []time.Duration{
+			10 * time.Second, // the only one of its kind
+			5 * time.Second,  // while it waits for its turn
+			20 * time.Second, 30 * time.Second,
+			time.Hour,
+		} {
+			wg.Go(func() {
+				pass(time.Duration(i) * time.Millisecond)
+				ctx, cancel := context.WithDeadline(t.Context(), started.Add(leaves))
+				defer cancel()
+				_, err := calls.Do(ctx, i)
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				require.Equal(t, min(leaves, 90*time.Second), time.Since(started))
+			})
+		}
+		wg.Wait()
+		require.Equal(t, [][]int{{0}, {2, 3}, {4}}, asked)
+		require.Equal(t, []time.Duration{10 * time.Second, 30 * time.Second, 90 * time.Second}, ended)
 	})
 }
