@@ -88,24 +88,15 @@ func lockDue(ctx context.Context, tx *outbox.Tx, now time.Time, limit int) ([]Pa
 // begin stores pending payments, committed at once, except for orders that have
 // one already, and returns the ones that are there.
 func begin(ctx context.Context, pool *pgxpool.Pool, ps []Payment) ([]Payment, error) {
-	n := len(ps)
-	ids, orders, customers := make([]uuid.UUID, n), make([]uuid.UUID, n), make([]uuid.UUID, n)
-	amounts, at := make([]int64, n), make([]time.Time, n)
-	currencies, methods, providers := make([]string, n), make([]string, n), make([]string, n)
+	var b pgx.Batch // one transaction; a statement each, which is the same lookup whatever the table's size
+	all := make([]Payment, len(ps))
 	for i, p := range ps {
-		ids[i], orders[i], customers[i], amounts[i], at[i] = p.ID, p.OrderID, p.CustomerID, p.Amount, p.CreatedAt
-		currencies[i], methods[i], providers[i] = p.Currency, p.Method, p.Provider
-	}
-	var b pgx.Batch // one transaction
-	b.Queue(`insert into payments
-			(id, order_id, customer_id, amount, currency, method, provider, created_at, updated_at, status)
-		select id, order_id, customer_id, amount, currency, method, provider, at, at, 'pending'
-		from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::timestamptz[])
-			as u (id, order_id, customer_id, amount, currency, method, provider, at)
-		on conflict (order_id) do nothing`, ids, orders, customers, amounts, currencies, methods, providers, at)
-	all := make([]Payment, n)
-	for i, order := range orders {
-		b.Queue(`select `+columns+` from payments where order_id = $1`, order).Query(func(rows pgx.Rows) (err error) {
+		b.Queue(`insert into payments
+				(id, order_id, customer_id, amount, currency, method, provider, status, created_at, updated_at)
+			values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+			on conflict (order_id) do nothing`,
+			p.ID, p.OrderID, p.CustomerID, p.Amount, p.Currency, p.Method, p.Provider, p.Status, p.CreatedAt, p.UpdatedAt)
+		b.Queue(`select `+columns+` from payments where order_id = $1`, p.OrderID).Query(func(rows pgx.Rows) (err error) {
 			all[i], err = one(rows, nil)
 			return err
 		})
@@ -131,7 +122,7 @@ type reference struct {
 // The conditions are what keeps a charge from slipping past a cancellation: see
 // Payment.Chargeable.
 func storeRefs(ctx context.Context, pool *pgxpool.Pool, refs []reference) (winners []string, err error) {
-	var b pgx.Batch // one transaction; a statement each, which is the same lookup whatever the table's size
+	var b pgx.Batch // as in begin
 	winners = make([]string, len(refs))
 	for i, r := range refs {
 		b.Queue(`update payments set provider_ref = coalesce(provider_ref, $2), updated_at = $3

@@ -23,24 +23,18 @@ type order struct {
 
 // create makes the intents that are not there yet, and returns the references.
 func create(ctx context.Context, pool *pgxpool.Pool, orders []order) ([]string, error) {
-	n := len(orders)
-	refs, keys, amounts := make([]string, n), make([]string, n), make([]int64, n)
-	currencies, methods := make([]string, n), make([]string, n)
+	var b pgx.Batch // one transaction
+	refs := make([]string, len(orders))
 	for i, o := range orders {
 		id, err := uuid.NewV7()
 		if err != nil {
 			return nil, fmt.Errorf("make intent id: %w", err)
 		}
-		refs[i] = "sim_" + strings.ReplaceAll(id.String(), "-", "")
-		keys[i], amounts[i], currencies[i], methods[i] = o.key, o.amount, o.currency, o.method
-	}
-	var b pgx.Batch // one transaction
-	b.Queue(`insert into simulator.intents (ref, key, amount, currency, method, status)
-		select *, 'created' from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[])
-		on conflict (key) do nothing`, refs, keys, amounts, currencies, methods)
-	for i, key := range keys {
+		ref := "sim_" + strings.ReplaceAll(id.String(), "-", "")
+		b.Queue(`insert into simulator.intents (ref, key, amount, currency, method, status)
+			values ($1, $2, $3, $4, $5, 'created') on conflict (key) do nothing`, ref, o.key, o.amount, o.currency, o.method)
 		b.Queue(`insert into simulator.calls (operation, ref, key, result)
-			select 'create', ref, key, 'created' from simulator.intents where key = $1 returning ref`, key).
+			select 'create', ref, key, 'created' from simulator.intents where key = $1 returning ref`, o.key).
 			QueryRow(func(row pgx.Row) error { return row.Scan(&refs[i]) })
 	}
 	if err := pool.SendBatch(ctx, &b).Close(); err != nil {
@@ -81,7 +75,7 @@ func apply(ctx context.Context, tx *outbox.Tx, changes []change) ([]answer, erro
 	for i, c := range changes {
 		refs[i] = c.ref
 	}
-	slices.Sort(refs) // the order in which everybody locks
+	slices.Sort(refs) // the order in which everybody locks, one lookup each
 	rows, err := tx.Query(ctx, `select i.* from unnest($1::text[]) as u (ref) cross join lateral (
 			select ref, key, amount, currency, method, status, confirms from simulator.intents where ref = u.ref limit 1 for update
 		) i`, slices.Compact(refs))
