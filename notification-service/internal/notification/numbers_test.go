@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"regexp"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -260,5 +263,56 @@ func TestHotQueriesUseTheirIndexes(t *testing.T) {
 		require.NoError(t, err)
 		require.Contains(t, fmt.Sprint(plan), index, sql)
 		require.NotContains(t, fmt.Sprint(plan), "Sort", sql)
+	}
+}
+
+// A statement is planned once per connection, often while the tables are empty.
+// It must look its rows up all the same when they have grown.
+func TestPlansMadeOfEmptyTablesLookUp(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	conn, err := f.pool.Acquire(t.Context())
+	require.NoError(t, err)
+	defer conn.Release()
+	_, err = f.pool.Exec(t.Context(), `alter table notifications set (autovacuum_enabled = off); alter table contacts set (autovacuum_enabled = off)`)
+	require.NoError(t, err) // statistics would make the plans anew
+	user, other := uuid.NewString(), uuid.NewString()
+	statements := map[string]string{
+		giveNumbers:  `('` + user + `')`,
+		messagesByID: `('{` + user + `}')`,
+		newSince:     `('{` + user + `}', '{0}', '{0}', 10)`,
+	}
+	names := map[string]string{}
+	for sql, args := range statements {
+		name := fmt.Sprintf("s%d", len(names))
+		names[sql] = name
+		for _, sql := range []string{`prepare ` + name + ` as ` + sql, `execute ` + name + args} {
+			_, err := conn.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol)
+			require.NoError(t, err)
+		}
+	}
+	const many = 2000
+	_, err = f.pool.Exec(t.Context(), fmt.Sprintf(`
+		insert into contacts (user_id) select gen_random_uuid() from generate_series(1, %d);
+		insert into contacts (user_id) values ('%s'), ('%s');
+		insert into notifications (id, user_id, seq, kind, event_id, title, body, created_at)
+			select gen_random_uuid(), '%[3]s', n, 'order_placed', gen_random_uuid(), 't', 'b', now() from generate_series(1, %[1]d) n;
+		insert into notifications (id, user_id, kind, event_id, title, body, created_at)
+			select gen_random_uuid(), '%[3]s', 'order_placed', gen_random_uuid(), 't', 'b', now() from generate_series(1, %[1]d) n;
+		insert into notifications (id, user_id, kind, event_id, title, body, created_at)
+			values ('%[2]s', '%[2]s', 'order_placed', gen_random_uuid(), 't', 'b', now())`, many, user, other))
+	require.NoError(t, err)
+	for sql, args := range statements {
+		rows, err := conn.Query(t.Context(), `explain (analyze, timing off, costs off) execute `+names[sql]+args, pgx.QueryExecModeSimpleProtocol)
+		require.NoError(t, err)
+		plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		require.NoError(t, err)
+		for _, line := range plan {
+			for _, n := range regexp.MustCompile(`rows=(\d+)|Removed by [\w ]+: (\d+)`).FindAllStringSubmatch(line, -1) {
+				read, err := strconv.Atoi(n[1] + n[2])
+				require.NoError(t, err)
+				require.Less(t, read, many, "%s\n%s", sql, strings.Join(plan, "\n"))
+			}
+		}
 	}
 }

@@ -101,14 +101,15 @@ type found struct {
 	exists, delivered bool
 }
 
+const messagesByID = `
+	select n.id, n.user_id, n.kind, n.title, n.body, n.created_at, coalesce(c.email, ''), c.name,
+	       exists (select from deliveries d where d.notification_id = n.id and d.status = 'delivered')
+	from notifications n join contacts c on c.user_id = n.user_id
+	where n.id = any($1)`
+
 // findMessages reads what the notifications say, in the order of ids.
 func findMessages(ctx context.Context, pool *pgxpool.Pool, ids []uuid.UUID) ([]found, error) {
-	rows, err := pool.Query(ctx, `
-		select n.id, n.user_id, n.kind, n.title, n.body, n.created_at, coalesce(c.email, ''), c.name,
-		       exists (select from deliveries d where d.notification_id = n.id and d.status = 'delivered')
-		from unnest($1::uuid[]) as u (id)
-		cross join lateral (select * from notifications where id = u.id limit 1) n -- looks each up, however small the table once was
-		cross join lateral (select * from contacts where user_id = n.user_id limit 1) c`, ids)
+	rows, err := pool.Query(ctx, messagesByID, ids)
 	if err != nil {
 		return nil, fmt.Errorf("find messages: %w", err)
 	}
@@ -205,6 +206,12 @@ type position struct {
 	after, known int64
 }
 
+const newSince = `select p.i, n.* from unnest($1::uuid[], $2::bigint[], $3::bigint[]) with ordinality p (user_id, after, known, i)
+	cross join lateral (
+		select ` + columns + ` from notifications
+		where user_id = p.user_id and seq > p.after and (seq > p.known or read_at is null) order by seq limit $4
+	) n`
+
 // listAfter returns for each position up to limit notifications, oldest first.
 func listAfter(ctx context.Context, pool *pgxpool.Pool, at []position, limit int) ([][]Notification, error) {
 	users, after, known := make([]uuid.UUID, len(at)), make([]int64, len(at)), make([]int64, len(at))
@@ -221,11 +228,7 @@ func listAfter(ctx context.Context, pool *pgxpool.Pool, at []position, limit int
 			return nil
 		})
 		return err
-	}, `select p.i, n.* from unnest($1::uuid[], $2::bigint[], $3::bigint[]) with ordinality p (user_id, after, known, i)
-		cross join lateral (
-			select `+columns+` from notifications
-			where user_id = p.user_id and seq > p.after and (seq > p.known or read_at is null) order by seq limit $4
-		) n`, users, after, known, limit)
+	}, newSince, users, after, known, limit)
 	return lists, err
 }
 
