@@ -22,6 +22,8 @@
 // [Tx.Queue] defers a statement: it travels with the next Exec, Query or
 // QueryRow, or with COMMIT, in the same round trip. A transaction that only
 // queues and emits is a single round trip, BEGIN and COMMIT included.
+// [Tx.QueueLocked] defers a write that needs a lock until COMMIT, such as one
+// that takes the next number of a series.
 //
 // Synchronous commit must stay on for such transactions: with it off, a crash
 // of the server could take back a row whose event was already published.

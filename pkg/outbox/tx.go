@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ type Tx struct {
 	begun   bool // BEGIN was sent
 	done    bool
 	queued  []statement
+	locked  []locked
 	records []Record
 	rings   []string
 	owner   int
@@ -31,6 +33,12 @@ type statement struct {
 	sql   string
 	args  []any
 	owner int
+}
+
+// locked is a statement that is to run under an advisory lock.
+type locked struct {
+	key int64
+	statement
 }
 
 // NoOwner is the owner of what nobody claimed with Session.Own.
@@ -58,6 +66,31 @@ var errDone = errors.New("transaction has ended")
 // writes whose result does not matter here.
 func (t *Tx) Queue(sql string, args ...any) {
 	t.queued = append(t.queued, statement{sql: sql, args: args, owner: t.owner})
+}
+
+// QueueLocked is Queue for a write under a lock: of those with the same key, in
+// all transactions of the database, each sees what the one before it committed.
+// So it can take the number after the highest, and readers never see a number
+// appear below another.
+//
+// The lock is pg_advisory_xact_lock(key). These writes go out with COMMIT, after
+// those of Queue and in the order of their keys, whatever order they came in: no
+// two transactions deadlock over these locks, and none holds one while its
+// program thinks or hangs.
+func (t *Tx) QueueLocked(key int64, sql string, args ...any) {
+	t.locked = append(t.locked, locked{key, statement{sql: sql, args: args, owner: t.owner}})
+}
+
+// queueLocked moves the writes of QueueLocked to the end of the queue.
+func (t *Tx) queueLocked() {
+	slices.SortStableFunc(t.locked, func(a, b locked) int { return cmp.Compare(a.key, b.key) })
+	for i, l := range t.locked {
+		if i == 0 || l.key != t.locked[i-1].key {
+			t.queued = append(t.queued, statement{sql: `select pg_advisory_xact_lock($1)`, args: []any{l.key}, owner: l.owner})
+		}
+		t.queued = append(t.queued, l.statement)
+	}
+	t.locked = nil
 }
 
 // Ring wakes the doorbell's subscribers of keys after COMMIT.
@@ -158,6 +191,7 @@ func (t *Tx) commit(ctx context.Context) error {
 	if t.err != nil {
 		return t.err
 	}
+	t.queueLocked()
 	if !t.begun && len(t.queued) == 0 && len(t.records) == 0 {
 		t.done = true
 		t.ring()

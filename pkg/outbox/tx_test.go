@@ -174,7 +174,52 @@ func TestAQueuedStatementsErrorNamesItsOwner(t *testing.T) {
 	var refused *outbox.RecordError
 	require.ErrorAs(t, s.Commit(ctx), &refused)
 	require.Equal(t, 3, refused.Owner)
+	s, err = db.Begin(ctx, nil)
+	require.NoError(t, err)
+	defer s.Rollback()
+	for i := range 3 { // keys 2 1 0: the second to run fails
+		s.Own(i)
+		s.Tx().QueueLocked(int64(2-i), `insert into notes (id) values (1)`)
+	}
+	var failed *outbox.StatementError
+	require.ErrorAs(t, s.Commit(ctx), &failed)
+	require.Equal(t, 1, failed.Owner)
 	require.Zero(t, count(t, db.Pool, "notes"))
+}
+
+// Transactions that lock the same in opposite orders: none runs twice, and no
+// number is given twice or left out.
+func TestLockedWritesTakeTurns(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	_, err := db.Pool.Exec(t.Context(), `create table numbers (series int, n int, unique (series, n))`)
+	require.NoError(t, err)
+	const series, writers, each = 5, 4, 25
+	var runs atomic.Int64
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for range each {
+				require.NoError(t, db.InTx(t.Context(), func(tx *outbox.Tx) error {
+					runs.Add(1)
+					for i := range 2 * series {
+						if w%2 == 1 {
+							i = 2*series - 1 - i
+						}
+						tx.QueueLocked(int64(i/2), `insert into numbers values ($1, 1 + coalesce((select max(n) from numbers where series = $1), 0))`, i/2)
+					}
+					_, err := tx.Exec(t.Context(), `select 1`) // what is sent before COMMIT takes no lock
+					return err
+				}))
+			}
+		})
+	}
+	wg.Wait()
+	require.EqualValues(t, writers*each, runs.Load())
+	var least, most int
+	require.NoError(t, db.Pool.QueryRow(t.Context(), `select min(top), max(top) from (select max(n) top from numbers group by series) s`).Scan(&least, &most))
+	require.Equal(t, []int{2 * writers * each, 2 * writers * each}, []int{least, most})
+	require.Equal(t, series*2*writers*each, count(t, db.Pool, "numbers"))
 }
 
 func TestBeginRunsItsBatchInTheSameTransaction(t *testing.T) {

@@ -128,8 +128,7 @@ const awaited = 9
 
 func notice(kind string) step {
 	return step{in: inNotification, events: true, emits: true, sqls: []string{
-		`insert into bench.notifications select id, user_id, null, kind, event_id, order_id, title, body, created_at, read_at
-			from notifications where order_id = $1 and kind = '` + kind + `'`,
+		`insert into bench.notifications select * from notifications where order_id = $1 and kind = '` + kind + `'`,
 	}}
 }
 

@@ -2,7 +2,6 @@ package notification
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"regexp"
 	"slices"
@@ -118,32 +117,28 @@ func TestAStreamMissesNothingWhileManyWrite(t *testing.T) {
 	}
 }
 
-// Whoever numbers without the lock does not see what its holder numbered, and
-// gives the same numbers.
-func TestNumbersAreGivenUnderTheLockOnly(t *testing.T) {
+// A number is taken when the one below it is committed, not before.
+func TestNumbersAreTakenUnderTheUsersLock(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	user := newUser()
-	f.place(user)
+	f.register(user)
 	holder, err := f.pool.Begin(t.Context())
 	require.NoError(t, err)
-	_, err = holder.Exec(t.Context(), lockNumbers, []int64{int64(binary.BigEndian.Uint64(user[8:]))})
+	_, err = holder.Exec(t.Context(), `select pg_advisory_xact_lock($1)`, lockOf(user))
 	require.NoError(t, err)
-	tag, err := holder.Exec(t.Context(), giveNumbers, user)
+	_, err = holder.Exec(t.Context(), nextNotification,
+		uuid.New(), user, OrderPlaced, uuid.New(), nil, "title", "body", time.Now())
 	require.NoError(t, err)
-	require.EqualValues(t, 1, tag.RowsAffected())
 
-	p := placed(user)
-	older := newEvent(p)
-	older.Time = time.Now().Add(-time.Hour) // so that it would be the first
-	n, err := OfOrderCreated(p)
-	require.NoError(t, err)
-	f.tx(func(tx *outbox.Tx) error { return f.Notify(t.Context(), tx, older, n) })
-	var list []Notification
 	var g errgroup.Group
-	g.Go(func() (err error) {
-		list, err = f.List(t.Context(), user, 0, false, 10)
-		return err
+	g.Go(func() error {
+		p := placed(user)
+		n, err := OfOrderCreated(p)
+		if err != nil {
+			return err
+		}
+		return f.db.InTx(t.Context(), func(tx *outbox.Tx) error { return f.Notify(t.Context(), tx, newEvent(p), n) })
 	})
 	require.Eventually(t, func() bool {
 		return f.count(`select count(*) from pg_locks l join pg_database d on d.oid = l.database
@@ -151,10 +146,12 @@ func TestNumbersAreGivenUnderTheLockOnly(t *testing.T) {
 	}, 10*time.Second, time.Millisecond)
 	require.NoError(t, holder.Commit(t.Context()))
 	require.NoError(t, g.Wait())
-	require.Len(t, list, 2)
-	require.EqualValues(t, 2, list[0].Seq)
-	require.EqualValues(t, 1, list[1].Seq)
-	require.Equal(t, idOf(older, user, OrderPlaced), list[0].ID)
+	list, err := f.List(t.Context(), user, 0, false, 10)
+	require.NoError(t, err)
+	require.Len(t, list, 3)
+	for i, n := range list {
+		require.EqualValues(t, 3-i, n.Seq)
+	}
 }
 
 // Many streams look in one transaction: each gets its own.
@@ -177,27 +174,6 @@ func TestStreamsThatLookTogether(t *testing.T) {
 		}
 	}
 	require.Equal(t, [][]int64{nil, {1}, {1, 2}, {2}}, seqs)
-	require.Zero(t, f.count(`select count(*) from notifications where seq is null`))
-}
-
-// A stream looks every second, also when there is nothing.
-func TestALookThatFindsNothingNewWritesNothing(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	user := newUser()
-	f.place(user)
-	wrote := func() (wrote bool) {
-		require.NoError(t, pgx.BeginFunc(t.Context(), f.pool, func(tx pgx.Tx) error {
-			_, err := tx.Exec(t.Context(), lockNumbers, []int64{1})
-			require.NoError(t, err)
-			_, err = tx.Exec(t.Context(), giveNumbers, user)
-			require.NoError(t, err)
-			return tx.QueryRow(t.Context(), `select pg_current_xact_id_if_assigned() is not null`).Scan(&wrote)
-		}))
-		return wrote
-	}
-	require.True(t, wrote())
-	require.False(t, wrote())
 }
 
 func TestWhereAStreamBegins(t *testing.T) {
@@ -278,15 +254,15 @@ func TestPlansMadeOfEmptyTablesLookUp(t *testing.T) {
 	require.NoError(t, err) // statistics would make the plans anew
 	user, other := uuid.NewString(), uuid.NewString()
 	statements := map[string]string{
-		giveNumbers:  `('` + user + `')`,
-		messagesByID: `('{` + user + `}')`,
-		newSince:     `('{` + user + `}', '{0}', '{0}', 10)`,
+		nextNotification: `(gen_random_uuid(), '` + user + `', 'order_placed', gen_random_uuid(), null, 't', 'b', now())`,
+		messagesByID:     `('{` + user + `}')`,
+		newSince:         `('{` + user + `}', '{0}', '{0}', 10)`,
 	}
 	names := map[string]string{}
 	for sql, args := range statements {
 		name := fmt.Sprintf("s%d", len(names))
 		names[sql] = name
-		for _, sql := range []string{`prepare ` + name + ` as ` + sql, `execute ` + name + args} {
+		for _, sql := range []string{`prepare ` + name + ` as ` + sql, `explain execute ` + name + args} {
 			_, err := conn.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol)
 			require.NoError(t, err)
 		}
@@ -297,10 +273,10 @@ func TestPlansMadeOfEmptyTablesLookUp(t *testing.T) {
 		insert into contacts (user_id) values ('%s'), ('%s');
 		insert into notifications (id, user_id, seq, kind, event_id, title, body, created_at)
 			select gen_random_uuid(), '%[3]s', n, 'order_placed', gen_random_uuid(), 't', 'b', now() from generate_series(1, %[1]d) n;
-		insert into notifications (id, user_id, kind, event_id, title, body, created_at)
-			select gen_random_uuid(), '%[3]s', 'order_placed', gen_random_uuid(), 't', 'b', now() from generate_series(1, %[1]d) n;
-		insert into notifications (id, user_id, kind, event_id, title, body, created_at)
-			values ('%[2]s', '%[2]s', 'order_placed', gen_random_uuid(), 't', 'b', now())`, many, user, other))
+		insert into notifications (id, user_id, seq, kind, event_id, title, body, created_at)
+			select gen_random_uuid(), '%[2]s', n, 'order_placed', gen_random_uuid(), 't', 'b', now() from generate_series(1, %[1]d) n;
+		insert into notifications (id, user_id, seq, kind, event_id, title, body, created_at)
+			values ('%[2]s', '%[2]s', %[1]d + 1, 'order_placed', gen_random_uuid(), 't', 'b', now())`, many, user, other))
 	require.NoError(t, err)
 	for sql, args := range statements {
 		rows, err := conn.Query(t.Context(), `explain (analyze, timing off, costs off) execute `+names[sql]+args, pgx.QueryExecModeSimpleProtocol)

@@ -1,11 +1,9 @@
 package notification
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -37,18 +35,25 @@ func scan(rows pgx.CollectableRow) (Notification, error) {
 	return n.inUTC(), err
 }
 
-// insertNotification queues the notification and, for a user not heard of yet,
-// a contact without an address. It locks no row that another event's
-// notification could want, so batches of several topics cannot deadlock; that
-// is why the number is given later.
+// insertNotification queues the notification with the user's next number and,
+// for a user not heard of yet, a contact without an address. The number is taken
+// under the user's lock until COMMIT, so none appears below one that was seen.
+// The newest notification must never be deleted: its number would be given again.
 func insertNotification(tx *outbox.Tx, id uuid.UUID, eventID uuid.UUID, n Notice, at time.Time) {
-	tx.Queue(`
-		with contact as (insert into contacts (user_id) values ($2) on conflict do nothing)
-		insert into notifications (id, user_id, kind, event_id, order_id, title, body, created_at)
-		values ($1, $2, $3, $4, $5, $6, $7, $8)
-		on conflict do nothing`,
+	tx.Queue(`insert into contacts (user_id) values ($1) on conflict do nothing`, n.UserID)
+	tx.QueueLocked(lockOf(n.UserID), nextNotification,
 		id, n.UserID, n.Kind, eventID, n.OrderID, n.Title, n.Body, at)
 }
+
+// Not "on conflict" with anything: a number that is given twice is an error.
+const nextNotification = `
+	insert into notifications (id, user_id, seq, kind, event_id, order_id, title, body, created_at)
+	values ($1, $2, 1 + coalesce((select seq from notifications where user_id = $2 order by seq desc limit 1), 0),
+		$3, $4, $5, $6, $7, $8)
+	on conflict on constraint notifications_source do nothing`
+
+// lockOf is the key of the user's lock: any bits will do, and these are random.
+func lockOf(user uuid.UUID) int64 { return int64(binary.BigEndian.Uint64(user[8:])) }
 
 // saveContact locks the contact's row until the transaction ends.
 func saveContact(ctx context.Context, tx *outbox.Tx, user uuid.UUID, email, name string) error {
@@ -137,53 +142,13 @@ func recordDelivery(tx *outbox.Tx, id, user uuid.UUID, status, channel string, a
 		where deliveries.status <> 'delivered'`, id, user, status, channel, at)
 }
 
-const (
-	// lockNumbers is for the one who gives numbers to some users' notifications. It
-	// is a statement of its own, because the next one must see what the locks' last
-	// holders numbered. The order of the keys is everybody's, so nobody deadlocks.
-	lockNumbers = `select pg_advisory_xact_lock(key) from unnest($1::bigint[]) key`
-	// giveNumbers numbers what is committed for a user, oldest first, under the
-	// user's lock. The newest number must never be deleted: it would be given again.
-	giveNumbers = `with fresh as (
-			select id, row_number() over (order by id) +
-				(select coalesce(max(seq), 0) from notifications where user_id = $1 and seq is not null) as seq
-			from notifications where user_id = $1 and seq is null
-		)
-		update notifications n set seq = f.seq from fresh f
-		where n.id = f.id and n.user_id = $1 and n.seq is null -- by the same index again`
-)
-
-// look gives numbers to the users' new notifications and then runs a query: one
-// round trip, which is one transaction, and writes nothing when nothing is new.
-//
-// Numbers are given when somebody looks, not when notifications are written: a
-// writer would have to hold a lock until its batch commits, and two batches that
-// notify the same users in different orders would deadlock.
-func look(ctx context.Context, pool *pgxpool.Pool, users []uuid.UUID, read func(pgx.Rows) error, sql string, args ...any) error {
-	keys := make([]int64, len(users))
-	for i, u := range users {
-		keys[i] = int64(binary.BigEndian.Uint64(u[8:])) // any bits will do; these are random
-	}
-	slices.Sort(keys)
-	var b pgx.Batch
-	b.Queue(lockNumbers, keys)
-	for _, user := range users { // for all at once, a plan made while the table is small would read all of it
-		b.Queue(giveNumbers, user)
-	}
-	b.Queue(sql, args...).Query(read)
-	if err := pool.SendBatch(ctx, &b).Close(); err != nil {
-		return fmt.Errorf("look at notifications: %w", err)
-	}
-	return nil
-}
-
-// lastSeq returns the highest number there is.
+// lastSeq returns the user's highest number, 0 without any.
 func lastSeq(ctx context.Context, pool *pgxpool.Pool, user uuid.UUID) (seq int64, err error) {
-	err = look(ctx, pool, []uuid.UUID{user}, func(rows pgx.Rows) error {
-		seq, err = pgx.CollectExactlyOneRow(rows, pgx.RowTo[int64])
-		return err
-	}, `select coalesce(max(seq), 0) from notifications where user_id = $1 and seq is not null`, user)
-	return seq, err
+	err = pool.QueryRow(ctx, `select coalesce(max(seq), 0) from notifications where user_id = $1`, user).Scan(&seq)
+	if err != nil {
+		return 0, fmt.Errorf("find last notification: %w", err)
+	}
+	return seq, nil
 }
 
 // listBefore returns up to limit notifications below before, newest first.
@@ -192,11 +157,14 @@ func listBefore(ctx context.Context, pool *pgxpool.Pool, user uuid.UUID, before 
 	if unread {
 		sql = `select ` + columns + ` from notifications where user_id = $1 and seq < $2 and read_at is null order by seq desc limit $3`
 	}
-	err = look(ctx, pool, []uuid.UUID{user}, func(rows pgx.Rows) error {
+	rows, err := pool.Query(ctx, sql, user, before, limit)
+	if err == nil {
 		list, err = pgx.CollectRows(rows, scan)
-		return err
-	}, sql, user, before, limit)
-	return list, err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list notifications: %w", err)
+	}
+	return list, nil
 }
 
 // position is where a stream is: it was sent the notifications up to after, and
@@ -218,18 +186,21 @@ func listAfter(ctx context.Context, pool *pgxpool.Pool, at []position, limit int
 	for i, p := range at {
 		users[i], after[i], known[i] = p.user, p.after, p.known
 	}
+	rows, err := pool.Query(ctx, newSince, users, after, known, limit)
+	if err != nil {
+		return nil, fmt.Errorf("list new notifications: %w", err)
+	}
 	lists := make([][]Notification, len(at))
-	distinct := slices.SortedFunc(slices.Values(users), func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) })
-	err := look(ctx, pool, slices.Compact(distinct), func(rows pgx.Rows) error {
-		var i int
-		var n Notification
-		_, err := pgx.ForEachRow(rows, append([]any{&i}, n.fields()...), func() error {
-			lists[i-1] = append(lists[i-1], n.inUTC())
-			return nil
-		})
-		return err
-	}, newSince, users, after, known, limit)
-	return lists, err
+	var i int
+	var n Notification
+	_, err = pgx.ForEachRow(rows, append([]any{&i}, n.fields()...), func() error {
+		lists[i-1] = append(lists[i-1], n.inUTC())
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list new notifications: %w", err)
+	}
+	return lists, nil
 }
 
 // markRead keeps the time of the first reading. It tells whether the user has
