@@ -26,6 +26,10 @@ import (
 // others, which then share transactions.
 const pace = 200 * time.Millisecond
 
+// Three topics and requests of its own: what comes in this time is one
+// transaction.
+const linger = 3 * time.Millisecond
+
 func main() {
 	service.Main(name, adminAddr, run, deadletter.SubCommand(name, defaultDatabase))
 }
@@ -64,6 +68,7 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 		return err
 	}
 	svc := notification.NewService(db, bell, channel)
+	cfg.Consumer.Linger = linger
 	consumer, err := kafka.NewConsumer(cfg.Kafka, cfg.Consumer, db, o.Log, o.Registry, api.Subscriptions(svc)...)
 	if err != nil {
 		return err

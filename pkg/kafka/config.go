@@ -118,6 +118,11 @@ type ConsumerConfig struct {
 	BatchBytes   int // their keys and values at most, 1 MiB
 	QueueRecords int // records that may wait per partition, 2000, and then what one fetch brings
 
+	// Linger is how long a small batch waits for those of other partitions to share
+	// its transaction, as with PostgreSQL's commit_delay; 0 by default. Worth a few
+	// milliseconds where records come in bursts and nobody waits for each.
+	Linger time.Duration
+
 	PrepareConcurrency int           // Prepare calls at once in the process, 32
 	PrepareTimeout     time.Duration // deadline of one Prepare call, 30s
 	ShutdownTimeout    time.Duration // for a running batch at shutdown or rebalance, 10s

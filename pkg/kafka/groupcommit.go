@@ -19,7 +19,8 @@ const (
 
 // groupCommit lets small batches of several partitions share a transaction, as a
 // log shares a flush (DeWitt et al., SIGMOD 1984): while one runs, those that
-// come wait, and go together into the next. Nothing waits while none runs.
+// come wait, and go together into the next. While none runs a batch waits for
+// ConsumerConfig.Linger only.
 type groupCommit struct {
 	patience time.Duration
 
@@ -77,7 +78,16 @@ func (c *Consumer) runGrouped(ctx context.Context, items []*item) *fault {
 
 // lead runs a batch together with those that wait, and hands over.
 func (c *Consumer) lead(own *share) *fault {
-	runtime.Gosched() // batches of the same fetch come along
+	if c.cc.Linger > 0 {
+		pause := time.NewTimer(c.cc.Linger)
+		defer pause.Stop()
+		select {
+		case <-pause.C:
+		case <-own.ctx.Done():
+		}
+	} else {
+		runtime.Gosched() // batches of the same fetch come along
+	}
 	others := c.group.take(own, c.cc.BatchRecords, c.cc.BatchBytes)
 	if len(others) == 0 {
 		defer c.group.leave()

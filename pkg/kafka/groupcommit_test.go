@@ -82,6 +82,39 @@ func TestBatchesThatAreTooLargeTogetherDoNotShareATransaction(t *testing.T) {
 	require.Equal(t, 31, r.count(`select count(distinct xmin::text) from effects`))
 }
 
+// A batch that lingers takes those along that come meanwhile.
+func TestABatchLingersForOthers(t *testing.T) {
+	r := setupPartitions(t, 12)
+	r.cc.Linger = 2 * time.Second
+	taken := make(chan struct{}, 100)
+	c, err := kafka.NewConsumer(r.cfg, r.cc, r.db, r.log, nil, kafka.OnPrepared(number, topic,
+		func(context.Context, event.Event, event.OrderCancelled) (bool, error) {
+			taken <- struct{}{}
+			return true, nil
+		},
+		func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled, _ bool) error {
+			return apply(ctx, tx, e, p)
+		}))
+	require.NoError(t, err)
+	c.GroupPatience(waitFor)
+	r.background(c.Run)
+	first := record(order(uuid.New(), "first"))
+	r.produceRecords(first)
+	<-taken
+	var records []*kgo.Record
+	for _, note := range names(30, "") {
+		records = append(records, record(order(uuid.New(), note)))
+	}
+	r.produceRecords(records...)
+	used := map[int32]bool{first.Partition: true}
+	for _, rec := range records {
+		used[rec.Partition] = true
+	}
+	require.Greater(t, len(used), 3)
+	r.eventually("all have their effect", func() bool { return r.count(`select count(*) from effects`) == 31 })
+	require.GreaterOrEqual(t, r.count(`select count(*) from effects where xmin::text = (select xmin::text from effects where note = 'first')`), len(used))
+}
+
 // What fails in a shared transaction is found out alone, and the others happen.
 func TestAFailureInASharedTransactionIsItsOwn(t *testing.T) {
 	r := setupPartitions(t, 12)
