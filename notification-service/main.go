@@ -26,8 +26,8 @@ import (
 // others, which then share transactions.
 const pace = 200 * time.Millisecond
 
-// Three topics and requests of its own: what comes in this time is one
-// transaction.
+// Events come in bursts, of several relays and its own requests: those of this
+// time are one transaction.
 const linger = 3 * time.Millisecond
 
 func main() {

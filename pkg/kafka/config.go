@@ -120,7 +120,8 @@ type ConsumerConfig struct {
 
 	// Linger is how long a small batch waits for those of other partitions to share
 	// its transaction, as with PostgreSQL's commit_delay; 0 by default. Worth a few
-	// milliseconds where records come in bursts and nobody waits for each.
+	// milliseconds where records come in bursts and nobody waits for each. It has
+	// to be well below 50 ms: a batch that waited that long goes alone.
 	Linger time.Duration
 
 	PrepareConcurrency int           // Prepare calls at once in the process, 32

@@ -19,8 +19,8 @@ const (
 
 // groupCommit lets small batches of several partitions share a transaction, as a
 // log shares a flush (DeWitt et al., SIGMOD 1984): while one runs, those that
-// come wait, and go together into the next. While none runs a batch waits for
-// ConsumerConfig.Linger only.
+// come wait, and go together into the next. The one that leads a transaction
+// first waits for ConsumerConfig.Linger; while none runs nothing else does.
 type groupCommit struct {
 	patience time.Duration
 

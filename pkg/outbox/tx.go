@@ -75,8 +75,9 @@ func (t *Tx) Queue(sql string, args ...any) {
 //
 // The lock is pg_advisory_xact_lock(key). These writes go out with COMMIT, after
 // those of Queue and in the order of their keys, whatever order they came in: no
-// two transactions deadlock over these locks, and none holds one while its
-// program thinks or hangs.
+// two transactions deadlock over these locks, and none is held while a program
+// thinks. Until COMMIT each key is an entry of the server's lock table, which has
+// room for max_locks_per_transaction times max_connections of them.
 func (t *Tx) QueueLocked(key int64, sql string, args ...any) {
 	t.locked = append(t.locked, locked{key, statement{sql: sql, args: args, owner: t.owner}})
 }

@@ -202,14 +202,19 @@ func TestLockedWritesTakeTurns(t *testing.T) {
 			for range each {
 				require.NoError(t, db.InTx(t.Context(), func(tx *outbox.Tx) error {
 					runs.Add(1)
-					for i := range 2 * series {
+					for n := range 2 * series {
+						i := n
 						if w%2 == 1 {
-							i = 2*series - 1 - i
+							i = 2*series - 1 - n
+						}
+						if n == series { // what is sent before COMMIT takes no lock
+							if _, err := tx.Exec(t.Context(), `select 1`); err != nil {
+								return err
+							}
 						}
 						tx.QueueLocked(int64(i/2), `insert into numbers values ($1, 1 + coalesce((select max(n) from numbers where series = $1), 0))`, i/2)
 					}
-					_, err := tx.Exec(t.Context(), `select 1`) // what is sent before COMMIT takes no lock
-					return err
+					return nil
 				}))
 			}
 		})

@@ -1,6 +1,7 @@
 package notification
 
 import (
+	"context"
 	"io/fs"
 	"strings"
 	"testing"
@@ -31,8 +32,8 @@ func TestMigrationNumbersWhatHasNoNumber(t *testing.T) {
 		return err
 	}))
 	pool := pgtest.New(t, before)
-	some, none := newUser(), newUser()
-	_, err := pool.Exec(t.Context(), `insert into contacts (user_id) values ('`+some.String()+`'), ('`+none.String()+`')`)
+	some, none, newcomer := newUser(), newUser(), newUser()
+	_, err := pool.Exec(t.Context(), `insert into contacts (user_id) values ('`+some.String()+`'), ('`+none.String()+`'), ('`+newcomer.String()+`')`)
 	require.NoError(t, err)
 	number := func(id string, user uuid.UUID, seq *int) {
 		_, err := pool.Exec(t.Context(), `
@@ -49,4 +50,17 @@ func TestMigrationNumbersWhatHasNoNumber(t *testing.T) {
 	var seqs []int
 	require.NoError(t, pool.QueryRow(t.Context(), `select array_agg(seq order by id) from notifications`).Scan(&seqs))
 	require.Equal(t, []int{8, 7, 9, 1}, seqs)
+
+	number("5", some, nil) // as a replica of the version before does
+	number("6", newcomer, nil)
+	require.NoError(t, pool.QueryRow(t.Context(), `select array_agg(seq order by id) from notifications where id > (select id from notifications where user_id = $1)`, none).Scan(&seqs))
+	require.Equal(t, []int{10, 1}, seqs)
+	holder, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = holder.Rollback(context.Background()) }()
+	_, err = holder.Exec(t.Context(), `select pg_advisory_xact_lock($1)`, lockOf(some))
+	require.NoError(t, err)
+	_, err = pool.Exec(t.Context(), `set lock_timeout = '10ms'; insert into notifications (id, user_id, kind, event_id, title, body, created_at)
+		values (gen_random_uuid(), '`+some.String()+`', 'welcome', gen_random_uuid(), 't', 'b', now())`)
+	require.ErrorContains(t, err, "55P03", "the lock is the same")
 }

@@ -47,7 +47,7 @@ func TestBatchesThatTellTheSameUsersDoNotDeadlock(t *testing.T) {
 						if err := f.Notify(t.Context(), tx, newEvent(p), n); err != nil {
 							return err
 						}
-						if _, err := tx.Exec(t.Context(), `select 1`); err != nil { // sends it now: locks are held from here on
+						if _, err := tx.Exec(t.Context(), `select 1`); err != nil { // sends now what is queued
 							return err
 						}
 					}
@@ -125,6 +125,7 @@ func TestNumbersAreTakenUnderTheUsersLock(t *testing.T) {
 	f.register(user)
 	holder, err := f.pool.Begin(t.Context())
 	require.NoError(t, err)
+	defer func() { _ = holder.Rollback(context.Background()) }()
 	_, err = holder.Exec(t.Context(), `select pg_advisory_xact_lock($1)`, lockOf(user))
 	require.NoError(t, err)
 	_, err = holder.Exec(t.Context(), nextNotification,
@@ -154,7 +155,7 @@ func TestNumbersAreTakenUnderTheUsersLock(t *testing.T) {
 	}
 }
 
-// Many streams look in one transaction: each gets its own.
+// Many streams look with one read: each gets its own.
 func TestStreamsThatLookTogether(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

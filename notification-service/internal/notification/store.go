@@ -45,7 +45,7 @@ func insertNotification(tx *outbox.Tx, id uuid.UUID, eventID uuid.UUID, n Notice
 		id, n.UserID, n.Kind, eventID, n.OrderID, n.Title, n.Body, at)
 }
 
-// Not "on conflict" with anything: a number that is given twice is an error.
+// Only the source may conflict: a number that is given twice is an error.
 const nextNotification = `
 	insert into notifications (id, user_id, seq, kind, event_id, order_id, title, body, created_at)
 	values ($1, $2, 1 + coalesce((select seq from notifications where user_id = $2 order by seq desc limit 1), 0),
