@@ -162,7 +162,7 @@ func (r *rig) produceRecords(records ...*kgo.Record) {
 		results := r.client.ProduceSync(r.t.Context(), left...)
 		left = nil
 		for _, res := range results {
-			if errors.Is(res.Err, kerr.UnknownTopicID) { // it is new, and one of several nodes has not heard of it
+			if errors.Is(res.Err, kerr.UnknownTopicID) || errors.Is(res.Err, kerr.UnknownTopicOrPartition) { // it is new, and one of several nodes has not heard of it
 				left = append(left, res.Record)
 				continue
 			}
