@@ -105,18 +105,6 @@ func (s *Session) Tx() *Tx { return &s.tx }
 // a number of the caller's choice from 0.
 func (s *Session) Own(owner int) { s.tx.owner = owner }
 
-// Flush sends the queued statements now.
-func (s *Session) Flush(ctx context.Context) error {
-	if len(s.tx.queued) == 0 {
-		return nil
-	}
-	br, err := s.tx.send(ctx)
-	if err != nil {
-		return err
-	}
-	return br.Close()
-}
-
 // Broken reports whether the connection of a running transaction is lost: then
 // an error of a handler says nothing about the handler.
 func (s *Session) Broken() bool {

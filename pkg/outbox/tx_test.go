@@ -145,7 +145,6 @@ func TestAQueuedStatementsErrorNamesItsOwner(t *testing.T) {
 	db, ctx := newDB(t), t.Context()
 	for name, send := range map[string]func(s *outbox.Session) error{
 		"commit": func(s *outbox.Session) error { return s.Commit(ctx) },
-		"flush":  func(s *outbox.Session) error { return s.Flush(ctx) },
 		"read": func(s *outbox.Session) error {
 			s.Own(9)
 			return s.Tx().QueryRow(ctx, `select 1`).Scan(new(int))
