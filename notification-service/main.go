@@ -30,6 +30,10 @@ const pace = 200 * time.Millisecond
 // time are one transaction.
 const linger = 3 * time.Millisecond
 
+// Each user of a batch is a lock until COMMIT, and the server's table of them is
+// shared: a local one has room for 6000 to 8000, and five batches run in a replica.
+const batchRecords = 100
+
 func main() {
 	service.Main(name, adminAddr, run, deadletter.SubCommand(name, defaultDatabase))
 }
@@ -68,7 +72,7 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 		return err
 	}
 	svc := notification.NewService(db, bell, channel)
-	cfg.Consumer.Linger = linger
+	cfg.Consumer.Linger, cfg.Consumer.BatchRecords = linger, batchRecords
 	consumer, err := kafka.NewConsumer(cfg.Kafka, cfg.Consumer, db, o.Log, o.Registry, api.Subscriptions(svc)...)
 	if err != nil {
 		return err
