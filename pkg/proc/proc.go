@@ -26,7 +26,8 @@ type Process struct {
 // Start starts cmd in a process group of its own, so that a Ctrl-C at the
 // terminal reaches the parent only, which then stops its children in order.
 // Where the kernel can (Linux), the child gets death when the parent dies, also
-// by kill -9; elsewhere a pid file and Identify must do at the next start.
+// by kill -9; elsewhere a pid file and StopStray must do at the next start. There
+// its timers may also fire up to 1 ms late, which spares many wake-ups.
 func Start(cmd *exec.Cmd, death syscall.Signal) (*Process, error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -44,6 +45,7 @@ func Start(cmd *exec.Cmd, death syscall.Signal) (*Process, error) {
 		// goroutine keeps its thread until the child is gone. It is not
 		// unlocked: the thread ends with the goroutine.
 		runtime.LockOSThread()
+		relaxTimers()
 		err := cmd.Start()
 		started <- err
 		if err != nil {

@@ -5,3 +5,5 @@ package proc
 import "syscall"
 
 func setDeathSignal(*syscall.SysProcAttr, syscall.Signal) {}
+
+func relaxTimers() {}

@@ -102,6 +102,22 @@ func TestChildDiesWithItsParent(t *testing.T) {
 	require.Eventually(t, func() bool { return CommandLine(child) == "" }, time.Minute, 5*time.Millisecond)
 }
 
+func TestChildHasRelaxedTimers(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Log("there is no timer slack to set")
+		return
+	}
+	cmd := exec.Command("cat", "/proc/self/timerslack_ns")
+	var tail Tail
+	cmd.Stdout = &tail
+	p, err := Start(cmd, syscall.SIGKILL)
+	require.NoError(t, err)
+	<-p.Done()
+	require.NoError(t, p.Err())
+	require.Equal(t, "1000000", strings.TrimSpace(tail.String()))
+}
+
 func TestStopStray(t *testing.T) {
 	t.Parallel()
 	p, err := Start(exec.Command("sleep", "601"), syscall.SIGKILL)
