@@ -22,10 +22,6 @@ import (
 	"github.com/tiffin-platform/tiffin/pkg/service"
 )
 
-// Under load the relay publishes the events of this time together, which costs
-// little more than one of them, also for those who consume them.
-const pace = 15 * time.Millisecond
-
 func main() {
 	service.Main(name, adminAddr, run, deadletter.SubCommand(name, defaultDatabase))
 }
@@ -65,7 +61,7 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	}
 	defer client.Close()
 	o.Admin.Mount("/dlq", deadletter.NewStore(db, name).Routes())
-	relay := outbox.NewRelay(db, client, outbox.RelayConfig{Pace: pace}, o.Log, o.Registry)
+	relay := outbox.NewRelay(db, client, outbox.RelayConfig{}, o.Log, o.Registry)
 	payments, err := payment.NewService(db, provider, cfg.Payment, o.Log, o.Registry, time.Now)
 	if err != nil {
 		return err
