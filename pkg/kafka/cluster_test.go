@@ -208,13 +208,19 @@ func TestHotKeyMakesItsPartitionWait(t *testing.T) {
 	for n := 12; n < 60; n++ {
 		r.produce(order(id, fmt.Sprint(n)))
 	}
+	// Once the first has its effect the others follow, and room for more comes and
+	// goes as fast as the machine allows. Until then those of before the limit wait.
 	most := 0
 	r.eventually("all have their effect", func() bool {
-		most = max(most, r.count(`select count(*) from msg.parked_events`))
-		return len(r.notes(id)) == 60
+		waiting := r.count(`select count(*) from msg.parked_events`)
+		done := len(r.notes(id))
+		if done == 0 {
+			most = max(most, waiting)
+		}
+		return done == 60
 	})
 	require.Equal(t, names(60, ""), r.notes(id))
-	require.Less(t, most, 30)
+	require.LessOrEqual(t, most, 12)
 }
 
 func TestLagIsKnown(t *testing.T) {
