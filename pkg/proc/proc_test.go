@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -17,10 +18,24 @@ import (
 	"go.uber.org/goleak"
 )
 
-// The test binary plays the parent that is killed, when it is told so.
-const parentEnv = "PROC_TEST_PARENT"
+// The test binary plays the parent that is killed, or a program that relaxes its
+// timers, when it is told so.
+const (
+	parentEnv = "PROC_TEST_PARENT"
+	relaxEnv  = "PROC_TEST_RELAX"
+)
 
 func TestMain(m *testing.M) {
+	if os.Getenv(relaxEnv) != "" {
+		if err := RelaxTimers(); err != nil {
+			panic(err)
+		}
+		fmt.Println(strings.Join(os.Args[1:], " "))
+		for _, thread := range threads() {
+			fmt.Println(thread)
+		}
+		return
+	}
 	if os.Getenv(parentEnv) != "" {
 		p, err := Start(exec.Command("sleep", "600"), syscall.SIGKILL)
 		if err != nil {
@@ -116,6 +131,36 @@ func TestChildHasRelaxedTimers(t *testing.T) {
 	<-p.Done()
 	require.NoError(t, p.Err())
 	require.Equal(t, "1000000", strings.TrimSpace(tail.String()))
+}
+
+// threads returns the slack of each of this process's threads.
+func threads() []string {
+	var all []string
+	ids, _ := filepath.Glob("/proc/self/task/*")
+	for _, id := range ids {
+		text, err := os.ReadFile(filepath.Join("/proc", filepath.Base(id), "timerslack_ns"))
+		if err == nil { // a thread may have ended
+			all = append(all, strings.TrimSpace(string(text)))
+		}
+	}
+	return all
+}
+
+func TestAProgramRelaxesItsOwnTimers(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Log("there is no timer slack to set")
+		return
+	}
+	cmd := exec.Command(os.Args[0], "with", "arguments")
+	cmd.Env = append(os.Environ(), relaxEnv+"=1")
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	lines := strings.Fields(strings.TrimPrefix(string(out), "with arguments\n"))
+	require.Greater(t, len(lines), 1, "threads of %q", out)
+	for _, slack := range lines {
+		require.Equal(t, "1000000", slack)
+	}
 }
 
 func TestStopStray(t *testing.T) {
