@@ -22,8 +22,9 @@
 // [Tx.Queue] defers a statement: it travels with the next Exec, Query or
 // QueryRow, or with COMMIT, in the same round trip. A transaction that only
 // queues and emits is a single round trip, BEGIN and COMMIT included.
-// [Tx.QueueLocked] defers a write that needs a lock until COMMIT, such as one
-// that takes the next number of a series.
+// [Tx.QueueRow] makes the same write of many handlers in a batch one statement.
+// [Tx.QueueLockedRow] does so for a write that needs a lock until COMMIT, such as
+// one that takes the next number of a series.
 //
 // Synchronous commit must stay on for such transactions: with it off, a crash
 // of the server could take back a row whose event was already published.

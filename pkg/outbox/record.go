@@ -125,8 +125,8 @@ const (
 	insertOne  = `insert into msg.outbox (event_id, topic, key, value, headers) values ($1, $2, $3, $4, $5)`
 	insertMany = `insert into msg.outbox (event_id, topic, key, value, headers)
 		select * from unnest($1::uuid[], $2::text[], $3::bytea[], $4::bytea[], $5::bytea[])`
-	// insertChunk bounds one statement's parameters in memory, here and there.
-	insertChunk = 500
+	// rowChunk bounds one statement's parameters in memory, here and there.
+	rowChunk = 500
 )
 
 // inserts returns the statements that write the records, in their order.
@@ -137,7 +137,7 @@ func (t *Tx) inserts() []*pgx.QueuedQuery {
 			r := rest[0]
 			return append(list, &pgx.QueuedQuery{SQL: insertOne, Arguments: []any{[16]byte(r.EventID), r.Topic, r.Key, r.Value, r.encoded}})
 		}
-		chunk := rest[:min(insertChunk, len(rest))]
+		chunk := rest[:min(rowChunk, len(rest))]
 		rest = rest[len(chunk):]
 		ids := make([][16]byte, len(chunk))
 		topics := make([]string, len(chunk))

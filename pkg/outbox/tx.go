@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -20,6 +21,7 @@ type Tx struct {
 	begun   bool // BEGIN was sent
 	done    bool
 	queued  []statement
+	rows    map[string]int // by sql: where in queued its rows are gathered
 	locked  []locked
 	records []Record
 	rings   []string
@@ -31,14 +33,17 @@ type Tx struct {
 
 type statement struct {
 	sql   string
-	args  []any
+	args  []any // in a statement of rows: of the first
+	more  [][]any
 	owner int
 }
 
-// locked is a statement that is to run under an advisory lock.
+// locked is a row that is to be written under an advisory lock.
 type locked struct {
-	key int64
-	statement
+	key   int64
+	sql   string
+	row   []any
+	owner int
 }
 
 // NoOwner is the owner of what nobody claimed with Session.Own.
@@ -68,28 +73,95 @@ func (t *Tx) Queue(sql string, args ...any) {
 	t.queued = append(t.queued, statement{sql: sql, args: args, owner: t.owner})
 }
 
-// QueueLocked is Queue for a write under a lock: of those with the same key, in
-// all transactions of the database, each sees what the one before it committed.
-// So it can take the number after the highest, and readers never see a number
-// appear below another.
+// QueueRow is Queue for one row of a statement that takes any number of them:
+// rows that are queued with the same sql, by this handler or another one of the
+// batch, go out together, in their order and in the place of the first. The
+// statement's parameters are arrays, one for each value of a row:
 //
-// The lock is pg_advisory_xact_lock(key). These writes go out with COMMIT, after
-// those of Queue and in the order of their keys, whatever order they came in: no
-// two transactions deadlock over these locks, and none is held while a program
-// thinks. Until COMMIT each key is an entry of the server's lock table, which has
-// room for max_locks_per_transaction times max_connections of them.
-func (t *Tx) QueueLocked(key int64, sql string, args ...any) {
-	t.locked = append(t.locked, locked{key, statement{sql: sql, args: args, owner: t.owner}})
+//	tx.QueueRow(`insert into notes (id, body) select * from unnest($1::uuid[], $2::text[])`, id, body)
+//
+// The values of one place have one type, and a null is a nil pointer: QueueRow
+// panics otherwise. A row among others costs a fraction of a statement. When one
+// fails, nobody can tell which: the [StatementError] has no owner, unless all
+// rows were of one.
+func (t *Tx) QueueRow(sql string, row ...any) {
+	t.queueRow(sql, row, t.owner)
 }
 
-// queueLocked moves the writes of QueueLocked to the end of the queue.
-func (t *Tx) queueLocked() {
-	slices.SortStableFunc(t.locked, func(a, b locked) int { return cmp.Compare(a.key, b.key) })
-	for i, l := range t.locked {
-		if i == 0 || l.key != t.locked[i-1].key {
-			t.queued = append(t.queued, statement{sql: `select pg_advisory_xact_lock($1)`, args: []any{l.key}, owner: l.owner})
+func (t *Tx) queueRow(sql string, row []any, owner int) {
+	for i, value := range row {
+		if value == nil {
+			panic(fmt.Sprintf("outbox: value %d of a row for %.80q is nil without a type", i+1, sql))
 		}
-		t.queued = append(t.queued, l.statement)
+	}
+	if i, open := t.rows[sql]; open && len(t.queued[i].more) < rowChunk-1 {
+		q := &t.queued[i]
+		if !slices.EqualFunc(q.args, row, func(a, b any) bool { return reflect.TypeOf(a) == reflect.TypeOf(b) }) {
+			panic(fmt.Sprintf("outbox: rows of different types for %.80q", sql))
+		}
+		q.more = append(q.more, row)
+		if q.owner != owner {
+			q.owner = NoOwner
+		}
+		return
+	}
+	if t.rows == nil {
+		t.rows = map[string]int{}
+	}
+	t.rows[sql] = len(t.queued)
+	t.queued = append(t.queued, statement{sql: sql, args: row, more: [][]any{}, owner: owner})
+}
+
+// arguments are those of a statement, or the columns of its rows.
+func (q statement) arguments() []any {
+	if q.more == nil {
+		return q.args
+	}
+	columns := make([]any, len(q.args))
+	for c, first := range q.args {
+		column := reflect.MakeSlice(reflect.SliceOf(reflect.TypeOf(first)), 0, 1+len(q.more))
+		column = reflect.Append(column, reflect.ValueOf(first))
+		for _, row := range q.more {
+			column = reflect.Append(column, reflect.ValueOf(row[c]))
+		}
+		columns[c] = column.Interface()
+	}
+	return columns
+}
+
+// QueueLockedRow is QueueRow for a row that is written under a lock: of those
+// with the same key, in all transactions of the database, each sees what the one
+// before it committed. So it can take the number after the highest, and readers
+// never see a number appear below another. Rows of one key that go out together
+// are in their order; the statement has to number them.
+//
+// The lock is pg_advisory_xact_lock(key). These rows go out with COMMIT, after
+// what else is queued, and their keys are locked in ascending order, whatever
+// order they came in: no two transactions deadlock over these locks, and none is
+// held while a program thinks. Until COMMIT each key is an entry of the server's
+// lock table, which has room for max_locks_per_transaction times max_connections
+// of them.
+func (t *Tx) QueueLockedRow(key int64, sql string, row ...any) {
+	t.locked = append(t.locked, locked{key, sql, row, t.owner})
+}
+
+const lockAll = `select pg_advisory_xact_lock(key) from unnest($1::bigint[]) key`
+
+// queueLocked moves the rows of QueueLockedRow to the end of the queue, behind
+// their locks: one statement, so that those that write see what the locks waited for.
+func (t *Tx) queueLocked() {
+	if len(t.locked) == 0 {
+		return
+	}
+	slices.SortStableFunc(t.locked, func(a, b locked) int { return cmp.Compare(a.key, b.key) })
+	keys := make([]int64, len(t.locked))
+	for i, l := range t.locked {
+		keys[i] = l.key
+	}
+	t.queued = append(t.queued, statement{sql: lockAll, args: []any{slices.Compact(keys)}, owner: NoOwner})
+	t.rows = nil // none of these joins a statement before the locks
+	for _, l := range t.locked {
+		t.queueRow(l.sql, l.row, l.owner)
 	}
 	t.locked = nil
 }
@@ -162,10 +234,10 @@ func (t *Tx) send(ctx context.Context, extra ...*pgx.QueuedQuery) (pgx.BatchResu
 	}
 	queued := t.queued
 	for _, q := range queued {
-		b.Queue(q.sql, q.args...)
+		b.Queue(q.sql, q.arguments()...)
 	}
 	b.QueuedQueries = append(b.QueuedQueries, extra...)
-	t.begun, t.queued = true, nil
+	t.begun, t.queued, t.rows = true, nil, nil
 
 	br := t.conn.SendBatch(ctx, &b)
 	var err error

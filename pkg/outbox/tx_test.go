@@ -3,6 +3,7 @@ package outbox_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -178,11 +179,77 @@ func TestAQueuedStatementsErrorNamesItsOwner(t *testing.T) {
 	defer s.Rollback()
 	for i := range 3 { // keys 2 1 0: the second to run fails
 		s.Own(i)
-		s.Tx().QueueLocked(int64(2-i), `insert into notes (id) values (1)`)
+		s.Tx().QueueLockedRow(int64(2-i), fmt.Sprintf(`insert into notes (id) select 1 from unnest($1::int[]) -- %d`, i), i)
 	}
 	var failed *outbox.StatementError
 	require.ErrorAs(t, s.Commit(ctx), &failed)
 	require.Equal(t, 1, failed.Owner)
+	require.Zero(t, count(t, db.Pool, "notes"))
+}
+
+// Rows of one statement go out together, in their order and in the place of the
+// first.
+func TestQueuedRowsShareAStatement(t *testing.T) {
+	t.Parallel()
+	db, ctx := newDB(t), t.Context()
+	_, err := db.Pool.Exec(ctx, `create table written (n serial, id int, part int, note text)`)
+	require.NoError(t, err)
+	const rows = 1203
+	type name string // stands for what is text in the database
+	require.NoError(t, db.InTx(ctx, func(tx *outbox.Tx) error {
+		for i := range rows {
+			note := name("odd")
+			at := &note
+			if i%2 == 0 {
+				at = nil
+			}
+			tx.QueueRow(`insert into written (id, part, note) select id, count(*) over (), note from unnest($1::int[], $2::text[]) u (id, note)`, i, at)
+			if i == 0 {
+				tx.Queue(`insert into written (id) values (-1)`)
+			}
+		}
+		return nil
+	}))
+	got := func(sql string) (n int) {
+		require.NoError(t, db.Pool.QueryRow(ctx, sql).Scan(&n))
+		return n
+	}
+	require.Equal(t, rows+1, count(t, db.Pool, "written"))
+	require.Equal(t, rows/2, got(`select count(*) from written where note = 'odd' and id % 2 = 1`))
+	require.Zero(t, got(`select count(*) from (select id, lag(id) over (order by n) as before from written where id >= 0) w where id <= before`))
+	require.Equal(t, 501, got(`select n from written where id = -1`), "after the statement that was queued before it")
+	require.Equal(t, 500*500+500*500+203*203, got(`select sum(part) from written`))
+}
+
+func TestAQueuedRowsErrorNamesItsOwnerOrNone(t *testing.T) {
+	t.Parallel()
+	db, ctx := newDB(t), t.Context()
+	const insert = `insert into notes (id) select * from unnest($1::int[])`
+	for name, owners := range map[string][]int{"one": {4, 4}, "two": {4, 5}} {
+		s, err := db.Begin(ctx, nil)
+		require.NoError(t, err)
+		for _, owner := range owners {
+			s.Own(owner)
+			s.Tx().QueueRow(insert, 1)
+		}
+		var failed *outbox.StatementError
+		require.ErrorAs(t, s.Commit(ctx), &failed, name)
+		require.Equal(t, map[string]int{"one": 4, "two": outbox.NoOwner}[name], failed.Owner)
+	}
+	for name, rows := range map[string][][]any{
+		"types":    {{1}, {"1"}},
+		"values":   {{1}, {1, 2}},
+		"no value": {{nil}},
+	} {
+		require.Panics(t, func() {
+			_ = db.InTx(ctx, func(tx *outbox.Tx) error {
+				for _, row := range rows {
+					tx.QueueRow(insert, row...)
+				}
+				return nil
+			})
+		}, name)
+	}
 	require.Zero(t, count(t, db.Pool, "notes"))
 }
 
@@ -211,7 +278,9 @@ func TestLockedWritesTakeTurns(t *testing.T) {
 								return err
 							}
 						}
-						tx.QueueLocked(int64(i/2), `insert into numbers values ($1, 1 + coalesce((select max(n) from numbers where series = $1), 0))`, i/2)
+						tx.QueueLockedRow(int64(i/2), `insert into numbers
+							select s, row_number() over (partition by s order by i) + coalesce((select max(n) from numbers where series = s), 0)
+							from unnest($1::int[]) with ordinality u (s, i)`, i/2)
 					}
 					return nil
 				}))

@@ -67,6 +67,83 @@ func TestBatchesThatTellTheSameUsersDoNotDeadlock(t *testing.T) {
 	require.Equal(t, 20*21, f.count(`select count(*) from notifications`))
 }
 
+// Nor do those that hear of users whom nobody has registered yet.
+func TestBatchesThatMakeTheSameContactsDoNotDeadlock(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	const rounds, users = 20, 50
+	var runs atomic.Int64
+	for range rounds {
+		forth := make([]uuid.UUID, users)
+		for i := range forth {
+			forth[i] = newUser()
+		}
+		back := slices.Clone(forth)
+		slices.Reverse(back)
+		start := make(chan struct{})
+		var wg sync.WaitGroup
+		for _, order := range [][]uuid.UUID{forth, back} {
+			wg.Go(func() {
+				<-start
+				f.tx(func(tx *outbox.Tx) error {
+					runs.Add(1)
+					for _, u := range order {
+						p := placed(u)
+						n, err := OfOrderCreated(p)
+						if err != nil {
+							return err
+						}
+						if err := f.Notify(t.Context(), tx, newEvent(p), n); err != nil {
+							return err
+						}
+					}
+					return nil
+				})
+			})
+		}
+		close(start)
+		wg.Wait()
+	}
+	require.EqualValues(t, 2*rounds, runs.Load(), "no transaction had to run again")
+	require.Equal(t, rounds*users, f.count(`select count(*) from contacts`))
+	require.Equal(t, 2*rounds*users, f.count(`select count(*) from notifications`))
+}
+
+// A batch that tells one user several things numbers them as they came.
+func TestABatchNumbersAUsersNotificationsInOrder(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	user, other := newUser(), newUser()
+	f.place(user)
+	var told []uuid.UUID
+	f.tx(func(tx *outbox.Tx) error {
+		for i := range 20 {
+			p := placed([]uuid.UUID{user, other}[i%2])
+			n, err := OfOrderCreated(p)
+			if err != nil {
+				return err
+			}
+			if i%2 == 0 {
+				told = append(told, p.OrderID)
+			}
+			if err := f.Notify(t.Context(), tx, newEvent(p), n); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	list, err := f.List(t.Context(), user, 0, false, 100)
+	require.NoError(t, err)
+	require.Len(t, list, 11)
+	slices.Reverse(list)
+	for i, n := range list {
+		require.EqualValues(t, i+1, n.Seq)
+		if i > 0 {
+			require.Equal(t, told[i-1], *n.OrderID)
+		}
+	}
+}
+
 func TestAStreamMissesNothingWhileManyWrite(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -128,8 +205,8 @@ func TestNumbersAreTakenUnderTheUsersLock(t *testing.T) {
 	defer func() { _ = holder.Rollback(context.Background()) }()
 	_, err = holder.Exec(t.Context(), `select pg_advisory_xact_lock($1)`, lockOf(user))
 	require.NoError(t, err)
-	_, err = holder.Exec(t.Context(), nextNotification,
-		uuid.New(), user, OrderPlaced, uuid.New(), nil, "title", "body", time.Now())
+	_, err = holder.Exec(t.Context(), nextNotifications,
+		[]uuid.UUID{uuid.New()}, []uuid.UUID{user}, []Kind{OrderPlaced}, []uuid.UUID{uuid.New()}, []*uuid.UUID{nil}, []string{"title"}, []string{"body"}, []time.Time{time.Now()})
 	require.NoError(t, err)
 
 	var g errgroup.Group
@@ -255,9 +332,9 @@ func TestPlansMadeOfEmptyTablesLookUp(t *testing.T) {
 	require.NoError(t, err) // statistics would make the plans anew
 	user, other := uuid.NewString(), uuid.NewString()
 	statements := map[string]string{
-		nextNotification: `(gen_random_uuid(), '` + user + `', 'order_placed', gen_random_uuid(), null, 't', 'b', now())`,
-		messagesByID:     `('{` + user + `}')`,
-		newSince:         `('{` + user + `}', '{0}', '{0}', 10)`,
+		nextNotifications: `(array[gen_random_uuid()], '{` + user + `}', '{order_placed}', array[gen_random_uuid()], array[null::uuid], '{t}', '{b}', array[now()])`,
+		messagesByID:      `('{` + user + `}')`,
+		newSince:          `('{` + user + `}', '{0}', '{0}', 10)`,
 	}
 	names := map[string]string{}
 	for sql, args := range statements {

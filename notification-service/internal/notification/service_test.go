@@ -223,6 +223,24 @@ func TestAnAddressThatComesDuringTheAttemptIsNotMissed(t *testing.T) {
 	require.Equal(t, Sent, f.attempt(requests[2]))
 }
 
+// Two requests for one delivery may be in one batch, and end differently.
+func TestADeliveryThatEndsTwiceInABatchIsDelivered(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	for _, ends := range [][]Attempt{{NoAddress, Sent}, {Sent, NoAddress}, {Sent, Sent}} {
+		user := newUser()
+		f.place(user)
+		all := f.requests()
+		r := all[len(all)-1]
+		f.tx(func(tx *outbox.Tx) error {
+			return errors.Join(f.RecordAttempt(t.Context(), tx, r, ends[0]), f.RecordAttempt(t.Context(), tx, r, ends[1]))
+		})
+		require.Equal(t, 1, f.count(`select count(*) from deliveries where notification_id = $1 and status = 'delivered'`, r.NotificationID))
+		f.tx(func(tx *outbox.Tx) error { return f.RecordAttempt(t.Context(), tx, r, NoAddress) })
+		require.Equal(t, 1, f.count(`select count(*) from deliveries where notification_id = $1 and status = 'delivered'`, r.NotificationID), "never taken back")
+	}
+}
+
 func TestRegistrationRacingDeliveriesLeavesNoneWaiting(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

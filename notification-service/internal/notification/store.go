@@ -40,16 +40,22 @@ func scan(rows pgx.CollectableRow) (Notification, error) {
 // under the user's lock until COMMIT, so none appears below one that was seen.
 // The newest notification must never be deleted: its number would be given again.
 func insertNotification(tx *outbox.Tx, id uuid.UUID, eventID uuid.UUID, n Notice, at time.Time) {
-	tx.Queue(`insert into contacts (user_id) values ($1) on conflict do nothing`, n.UserID)
-	tx.QueueLocked(lockOf(n.UserID), nextNotification,
+	// In one order, so that batches which tell the same new users do not deadlock.
+	tx.QueueRow(`insert into contacts (user_id) select distinct u from unnest($1::uuid[]) u order by u on conflict do nothing`, n.UserID)
+	tx.QueueLockedRow(lockOf(n.UserID), nextNotifications,
 		id, n.UserID, n.Kind, eventID, n.OrderID, n.Title, n.Body, at)
 }
 
-// Only the source may conflict: a number that is given twice is an error.
-const nextNotification = `
+// Only the source may conflict: a number that is given twice is an error. One
+// that is left out because of it is not.
+const nextNotifications = `
 	insert into notifications (id, user_id, seq, kind, event_id, order_id, title, body, created_at)
-	values ($1, $2, 1 + coalesce((select seq from notifications where user_id = $2 order by seq desc limit 1), 0),
-		$3, $4, $5, $6, $7, $8)
+	select id, user_id,
+		row_number() over (partition by user_id order by i) +
+			coalesce((select seq from notifications n where n.user_id = u.user_id order by seq desc limit 1), 0),
+		kind, event_id, order_id, title, body, created_at
+	from unnest($1::uuid[], $2::uuid[], $3::text[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::timestamptz[])
+		with ordinality u (id, user_id, kind, event_id, order_id, title, body, created_at, i)
 	on conflict on constraint notifications_source do nothing`
 
 // lockOf is the key of the user's lock: any bits will do, and these are random.
@@ -136,8 +142,13 @@ func findMessages(ctx context.Context, pool *pgxpool.Pool, ids []uuid.UUID) ([]f
 
 // recordDelivery queues how a delivery ended; delivered is never taken back.
 func recordDelivery(tx *outbox.Tx, id, user uuid.UUID, status, channel string, at time.Time) {
-	tx.Queue(`
-		insert into deliveries (notification_id, user_id, status, channel, at) values ($1, $2, $3, $4, $5)
+	// A statement may not write a row twice: of two ends, delivered counts, which
+	// is the lower word.
+	tx.QueueRow(`
+		insert into deliveries (notification_id, user_id, status, channel, at)
+		select distinct on (id) id, user_id, status, channel, at
+		from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[]) u (id, user_id, status, channel, at)
+		order by id, status, at
 		on conflict (notification_id) do update set status = excluded.status, channel = excluded.channel, at = excluded.at
 		where deliveries.status <> 'delivered'`, id, user, status, channel, at)
 }
