@@ -6,7 +6,7 @@ import "syscall"
 
 func setDeathSignal(*syscall.SysProcAttr, syscall.Signal) {}
 
-func relaxTimers() {}
+func relax() {}
 
-// RelaxTimers does nothing here: there is no slack to set.
-func RelaxTimers() error { return nil }
+// Relax does nothing here: this is Linux's.
+func Relax() error { return nil }
