@@ -57,6 +57,22 @@ func (d databases) close() {
 	}
 }
 
+// upkeep does what the servers would sooner or later do in the middle of a run.
+func (d databases) upkeep(ctx context.Context) error {
+	g, gctx := errgroup.WithContext(ctx)
+	for _, pool := range d {
+		g.Go(func() error {
+			for _, sql := range []string{`vacuum analyze`, `checkpoint`} {
+				if _, err := pool.Exec(gctx, sql); err != nil {
+					return fmt.Errorf("%s: %w", sql, err)
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
 // writes returns how many transactions of the server got an id, which those
 // that write something do.
 func writes(ctx context.Context, pool *pgxpool.Pool) (n int64, err error) {

@@ -29,7 +29,7 @@ func (b *bench) atRates(ctx context.Context, most float64, out io.Writer, say fu
 		cases = append(cases, sagas[len(sagas)-1],
 			measure.Case{Name: "bare commits" + at, Run: func(ctx context.Context) (measure.Result, error) { return b.barePaced(ctx, rate) }})
 	}
-	s, err := measure.Rounds(ctx, b.o.Rounds, cases, say)
+	s, err := b.rounds(ctx, cases, say)
 	if err != nil {
 		return err
 	}
