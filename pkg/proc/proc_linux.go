@@ -27,7 +27,8 @@ const schedBatch = 3
 // they are refused, the defaults stay.
 func relax() {
 	_, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_TIMERSLACK, uintptr(timerSlack), 0)
-	var priority int32                                                                                              // this policy has none
+	// Its sched_param: a priority, which this policy has none of.
+	var priority int32
 	_, _, _ = syscall.RawSyscall(syscall.SYS_SCHED_SETSCHEDULER, 0, schedBatch, uintptr(unsafe.Pointer(&priority))) //nolint:gosec // a struct of one int
 }
 

@@ -110,18 +110,11 @@ func updateStatus(tx *outbox.Tx, o Order) {
 // locked, which is what makes the number the next. A fact that happens once and
 // is on the timeline already, told again under another event id, is left out.
 func appendTimeline(tx *outbox.Tx, order uuid.UUID, e Entry) {
-	tx.QueueRow(nextEntries, order, e.At, e.Kind, e.Detail, e.EventID)
+	tx.Queue(`insert into timeline (order_id, seq, at, kind, detail, event_id)
+		select $1, coalesce(max(seq), 0) + 1, $2, $3, $4, $5 from timeline where order_id = $1
+		on conflict (order_id, kind) where kind <> 'order.status_changed' do nothing`,
+		order, e.At, e.Kind, e.Detail, e.EventID)
 }
-
-const nextEntries = `
-	insert into timeline (order_id, seq, at, kind, detail, event_id)
-	select order_id,
-		row_number() over (partition by order_id order by i) +
-			coalesce((select seq from timeline t where t.order_id = u.order_id order by seq desc limit 1), 0),
-		at, kind, detail, event_id
-	from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::jsonb[], $5::uuid[])
-		with ordinality u (order_id, at, kind, detail, event_id, i)
-	on conflict (order_id, kind) where kind <> 'order.status_changed' do nothing`
 
 func listTimeline(ctx context.Context, q querier, order uuid.UUID, after int64) ([]Entry, error) {
 	rows, err := q.Query(ctx, `select seq, at, kind, detail, event_id from timeline
