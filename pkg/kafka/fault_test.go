@@ -45,24 +45,48 @@ func TestUnknownCulpritAtCommit(t *testing.T) {
 	require.Zero(t, r.count(`select count(*) from msg.dead_letters where key <> $1`, []byte(bad.String())))
 }
 
-// A queued statement fails long after its handler returned; it is its own.
+// A queued statement fails long after its handler returned; it is its own. In a
+// statement of rows nobody knows whose, and it is found by halving.
 func TestQueuedStatementThatFails(t *testing.T) {
-	r := setupOnePartition(t)
-	id, bad := uuid.New(), uuid.New()
-	r.produce(order(id, "0"), order(bad, "bad"), order(id, "1"))
-	r.consume(kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
-		amount := 1
-		if p.Reason == "bad" {
-			amount = -1
-		}
-		tx.Queue(`insert into strict values ($1, $2)`, p.Reason, amount)
-		return apply(ctx, tx, e, p)
-	}))
-	r.eventually("the others have their effect", func() bool { return len(r.notes(id)) == 2 })
-	r.eventually("it is dead at once", func() bool {
-		return r.count(`select count(*) from msg.dead_letters where error_class = 'constraint' and attempts = 1`) == 1
-	})
-	require.Empty(t, r.notes(bad))
+	for name, write := range map[string]func(tx *outbox.Tx, note string, amount int){
+		"statement": func(tx *outbox.Tx, note string, amount int) {
+			tx.Queue(`insert into strict values ($1, $2)`, note, amount)
+		},
+		"row": func(tx *outbox.Tx, note string, amount int) {
+			tx.QueueRow(`insert into strict select * from unnest($1::text[], $2::int[])`, note, amount)
+		},
+		"locked row": func(tx *outbox.Tx, note string, amount int) {
+			tx.QueueLockedRow(int64(len(note)), `insert into strict select * from unnest($1::text[], $2::int[])`, note, amount)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := setupOnePartition(t)
+			id, bad := uuid.New(), uuid.New()
+			var events []event.Event
+			for i := range 20 {
+				events = append(events, order(id, fmt.Sprint(i)))
+				if i == 7 {
+					events = append(events, order(bad, "bad"))
+				}
+			}
+			r.produce(events...)
+			r.consume(kafka.On(number, topic, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+				amount := 1
+				if p.Reason == "bad" {
+					amount = -1
+				}
+				write(tx, p.Reason, amount)
+				return apply(ctx, tx, e, p)
+			}))
+			r.eventually("the others have their effect", func() bool { return len(r.notes(id)) == 20 })
+			require.Equal(t, names(20, ""), r.notes(id))
+			r.eventually("it is dead at once", func() bool {
+				return r.count(`select count(*) from msg.dead_letters where error_class = 'constraint' and attempts = 1`) == 1
+			})
+			require.Equal(t, 20, r.count(`select count(*) from strict`))
+			require.Empty(t, r.notes(bad))
+		})
+	}
 }
 
 // A handler that hides the error of its statement spoils the transaction for

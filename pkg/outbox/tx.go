@@ -1,11 +1,9 @@
 package outbox
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -33,16 +31,8 @@ type Tx struct {
 
 type statement struct {
 	sql   string
-	args  []any // in a statement of rows: of the first
-	more  [][]any
-	owner int
-}
-
-// locked is a row that is to be written under an advisory lock.
-type locked struct {
-	key   int64
-	sql   string
-	row   []any
+	args  []any
+	rows  [][]any // instead of args: see QueueRow
 	owner int
 }
 
@@ -71,99 +61,6 @@ var errDone = errors.New("transaction has ended")
 // writes whose result does not matter here.
 func (t *Tx) Queue(sql string, args ...any) {
 	t.queued = append(t.queued, statement{sql: sql, args: args, owner: t.owner})
-}
-
-// QueueRow is Queue for one row of a statement that takes any number of them:
-// rows that are queued with the same sql, by this handler or another one of the
-// batch, go out together, in their order and in the place of the first. The
-// statement's parameters are arrays, one for each value of a row:
-//
-//	tx.QueueRow(`insert into notes (id, body) select * from unnest($1::uuid[], $2::text[])`, id, body)
-//
-// The values of one place have one type, and a null is a nil pointer: QueueRow
-// panics otherwise. A row among others costs a fraction of a statement. When one
-// fails, nobody can tell which: the [StatementError] has no owner, unless all
-// rows were of one.
-func (t *Tx) QueueRow(sql string, row ...any) {
-	t.queueRow(sql, row, t.owner)
-}
-
-func (t *Tx) queueRow(sql string, row []any, owner int) {
-	for i, value := range row {
-		if value == nil {
-			panic(fmt.Sprintf("outbox: value %d of a row for %.80q is nil without a type", i+1, sql))
-		}
-	}
-	if i, open := t.rows[sql]; open && len(t.queued[i].more) < rowChunk-1 {
-		q := &t.queued[i]
-		if !slices.EqualFunc(q.args, row, func(a, b any) bool { return reflect.TypeOf(a) == reflect.TypeOf(b) }) {
-			panic(fmt.Sprintf("outbox: rows of different types for %.80q", sql))
-		}
-		q.more = append(q.more, row)
-		if q.owner != owner {
-			q.owner = NoOwner
-		}
-		return
-	}
-	if t.rows == nil {
-		t.rows = map[string]int{}
-	}
-	t.rows[sql] = len(t.queued)
-	t.queued = append(t.queued, statement{sql: sql, args: row, more: [][]any{}, owner: owner})
-}
-
-// arguments are those of a statement, or the columns of its rows.
-func (q statement) arguments() []any {
-	if q.more == nil {
-		return q.args
-	}
-	columns := make([]any, len(q.args))
-	for c, first := range q.args {
-		column := reflect.MakeSlice(reflect.SliceOf(reflect.TypeOf(first)), 0, 1+len(q.more))
-		column = reflect.Append(column, reflect.ValueOf(first))
-		for _, row := range q.more {
-			column = reflect.Append(column, reflect.ValueOf(row[c]))
-		}
-		columns[c] = column.Interface()
-	}
-	return columns
-}
-
-// QueueLockedRow is QueueRow for a row that is written under a lock: of those
-// with the same key, in all transactions of the database, each sees what the one
-// before it committed. So it can take the number after the highest, and readers
-// never see a number appear below another. Rows of one key that go out together
-// are in their order; the statement has to number them.
-//
-// The lock is pg_advisory_xact_lock(key). These rows go out with COMMIT, after
-// what else is queued, and their keys are locked in ascending order, whatever
-// order they came in: no two transactions deadlock over these locks, and none is
-// held while a program thinks. Until COMMIT each key is an entry of the server's
-// lock table, which has room for max_locks_per_transaction times max_connections
-// of them.
-func (t *Tx) QueueLockedRow(key int64, sql string, row ...any) {
-	t.locked = append(t.locked, locked{key, sql, row, t.owner})
-}
-
-const lockAll = `select pg_advisory_xact_lock(key) from unnest($1::bigint[]) key`
-
-// queueLocked moves the rows of QueueLockedRow to the end of the queue, behind
-// their locks: one statement, so that those that write see what the locks waited for.
-func (t *Tx) queueLocked() {
-	if len(t.locked) == 0 {
-		return
-	}
-	slices.SortStableFunc(t.locked, func(a, b locked) int { return cmp.Compare(a.key, b.key) })
-	keys := make([]int64, len(t.locked))
-	for i, l := range t.locked {
-		keys[i] = l.key
-	}
-	t.queued = append(t.queued, statement{sql: lockAll, args: []any{slices.Compact(keys)}, owner: NoOwner})
-	t.rows = nil // none of these joins a statement before the locks
-	for _, l := range t.locked {
-		t.queueRow(l.sql, l.row, l.owner)
-	}
-	t.locked = nil
 }
 
 // Ring wakes the doorbell's subscribers of keys after COMMIT.

@@ -39,12 +39,7 @@ func TestBatchesThatTellTheSameUsersDoNotDeadlock(t *testing.T) {
 				f.tx(func(tx *outbox.Tx) error {
 					runs.Add(1)
 					for _, u := range order {
-						p := placed(u)
-						n, err := OfOrderCreated(p)
-						if err != nil {
-							return err
-						}
-						if err := f.Notify(t.Context(), tx, newEvent(p), n); err != nil {
+						if err := f.tell(tx, placed(u)); err != nil {
 							return err
 						}
 						if _, err := tx.Exec(t.Context(), `select 1`); err != nil { // sends now what is queued
@@ -88,12 +83,7 @@ func TestBatchesThatMakeTheSameContactsDoNotDeadlock(t *testing.T) {
 				f.tx(func(tx *outbox.Tx) error {
 					runs.Add(1)
 					for _, u := range order {
-						p := placed(u)
-						n, err := OfOrderCreated(p)
-						if err != nil {
-							return err
-						}
-						if err := f.Notify(t.Context(), tx, newEvent(p), n); err != nil {
+						if err := f.tell(tx, placed(u)); err != nil {
 							return err
 						}
 					}
@@ -119,14 +109,10 @@ func TestABatchNumbersAUsersNotificationsInOrder(t *testing.T) {
 	f.tx(func(tx *outbox.Tx) error {
 		for i := range 20 {
 			p := placed([]uuid.UUID{user, other}[i%2])
-			n, err := OfOrderCreated(p)
-			if err != nil {
-				return err
-			}
 			if i%2 == 0 {
 				told = append(told, p.OrderID)
 			}
-			if err := f.Notify(t.Context(), tx, newEvent(p), n); err != nil {
+			if err := f.tell(tx, p); err != nil {
 				return err
 			}
 		}
@@ -211,12 +197,7 @@ func TestNumbersAreTakenUnderTheUsersLock(t *testing.T) {
 
 	var g errgroup.Group
 	g.Go(func() error {
-		p := placed(user)
-		n, err := OfOrderCreated(p)
-		if err != nil {
-			return err
-		}
-		return f.db.InTx(t.Context(), func(tx *outbox.Tx) error { return f.Notify(t.Context(), tx, newEvent(p), n) })
+		return f.db.InTx(t.Context(), func(tx *outbox.Tx) error { return f.tell(tx, placed(user)) })
 	})
 	require.Eventually(t, func() bool {
 		return f.count(`select count(*) from pg_locks l join pg_database d on d.oid = l.database

@@ -65,6 +65,15 @@ func placed(user uuid.UUID) event.OrderCreated {
 	return event.OrderCreated{OrderID: uuid.Must(uuid.NewV7()), CustomerID: user, RestaurantName: "R", Total: 100, Currency: "EUR"}
 }
 
+// tell notifies the customer of a new order.
+func (f fixture) tell(tx *outbox.Tx, p event.OrderCreated) error {
+	n, err := OfOrderCreated(p)
+	if err != nil {
+		return err
+	}
+	return f.Notify(f.t.Context(), tx, newEvent(p), n)
+}
+
 func (f fixture) place(user uuid.UUID) event.Event {
 	f.t.Helper()
 	p := placed(user)
