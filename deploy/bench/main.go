@@ -36,7 +36,7 @@ import (
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "saga" {
 		// The customers share the machine with the platform, and are to cost little.
-		if err := proc.Relax(); err != nil {
+		if err := proc.RelaxTimers(); err != nil {
 			say("%v", err)
 		}
 	}

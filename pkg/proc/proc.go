@@ -27,8 +27,7 @@ type Process struct {
 // terminal reaches the parent only, which then stops its children in order.
 // Where the kernel can (Linux), the child gets death when the parent dies, also
 // by kill -9; elsewhere a pid file and StopStray must do at the next start. There
-// it also is relaxed: its timers may fire 1 ms late, and its processes do not
-// interrupt others when they wake up, which spares many switches.
+// its timers may also fire up to 1 ms late, which spares many wake-ups.
 func Start(cmd *exec.Cmd, death syscall.Signal) (*Process, error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -46,7 +45,7 @@ func Start(cmd *exec.Cmd, death syscall.Signal) (*Process, error) {
 		// goroutine keeps its thread until the child is gone. It is not
 		// unlocked: the thread ends with the goroutine.
 		runtime.LockOSThread()
-		relax()
+		relaxTimers()
 		err := cmd.Start()
 		started <- err
 		if err != nil {

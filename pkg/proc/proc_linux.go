@@ -6,7 +6,6 @@ import (
 	"runtime"
 	"syscall"
 	"time"
-	"unsafe"
 )
 
 func setDeathSignal(attr *syscall.SysProcAttr, sig syscall.Signal) { attr.Pdeathsig = sig }
@@ -18,37 +17,29 @@ func setDeathSignal(attr *syscall.SysProcAttr, sig syscall.Signal) { attr.Pdeath
 // half as often for the same work.
 const timerSlack = time.Millisecond
 
-// schedBatch is SCHED_BATCH of sched(7): a process that wakes up does not
-// interrupt the one that runs. Where processes answer each other all the time,
-// each gets further before it is left, and finds its caches warm.
-const schedBatch = 3
-
-// relax sets both for the calling thread; what it starts inherits them. Where
-// they are refused, the defaults stay.
-func relax() {
+// relaxTimers sets the calling thread's slack, which what it starts inherits:
+// see PR_SET_TIMERSLACK in prctl(2). Where it is refused, the default stays.
+func relaxTimers() {
 	_, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_TIMERSLACK, uintptr(timerSlack), 0)
-	// Its sched_param: a priority, which this policy has none of.
-	var priority int32
-	_, _, _ = syscall.RawSyscall(syscall.SYS_SCHED_SETSCHEDULER, 0, schedBatch, uintptr(unsafe.Pointer(&priority))) //nolint:gosec // a struct of one int
 }
 
-// Relax has this program scheduled as what Start starts, by replacing it with
-// itself: threads that run already keep what they have. So call it first. It
-// returns where nothing is to be done, or nothing can be.
-func Relax() error {
+// RelaxTimers gives this program the timers of what Start starts, by replacing it
+// with itself: threads that run already keep theirs. So call it first. It returns
+// where nothing is to be done, or nothing can be.
+func RelaxTimers() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if slack() >= timerSlack {
 		return nil
 	}
-	if relax(); slack() < timerSlack {
+	if relaxTimers(); slack() < timerSlack {
 		return nil
 	}
 	program, err := os.Executable()
 	if err == nil {
 		err = syscall.Exec(program, os.Args, os.Environ()) //nolint:gosec // itself
 	}
-	return fmt.Errorf("start again, relaxed: %w", err)
+	return fmt.Errorf("start again with relaxed timers: %w", err)
 }
 
 // slack is the calling thread's; 0 where it cannot be read.

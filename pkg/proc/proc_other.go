@@ -6,7 +6,7 @@ import "syscall"
 
 func setDeathSignal(*syscall.SysProcAttr, syscall.Signal) {}
 
-func relax() {}
+func relaxTimers() {}
 
-// Relax does nothing here: this is Linux's.
-func Relax() error { return nil }
+// RelaxTimers does nothing here: there is no slack to set.
+func RelaxTimers() error { return nil }
