@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tiffin-platform/tiffin/pkg/deadletter"
+	"github.com/tiffin-platform/tiffin/pkg/event"
 	"github.com/tiffin-platform/tiffin/pkg/inbox"
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
 )
@@ -56,7 +57,7 @@ func (c *Consumer) run(ctx context.Context, items []*item) *fault {
 	}
 	defer s.Rollback()
 	for i, it := range items {
-		it.frees = false
+		it.result, it.frees = "", false
 		if _, won := state.Won[it.claim]; !won || first[it.claim] != i {
 			it.result = resultDuplicate
 			continue
@@ -75,6 +76,31 @@ func (c *Consumer) run(ctx context.Context, items []*item) *fault {
 		if it.sub.Prepare != nil && !it.isPrepared {
 			return &fault{index: i, class: classRace, err: errPrepareAgain}
 		}
+		it.frees = isParked
+	}
+	if f := c.handle(ctx, s, items); f != nil {
+		return f
+	}
+	// After all followers of this batch: a key with one is not free.
+	for _, it := range items {
+		if it.frees {
+			inbox.Finish(s.Tx(), it.key, it.event.ID)
+		}
+	}
+	return c.commit(ctx, s, "batch")
+}
+
+// handle runs the handlers of the items that have no result yet.
+func (c *Consumer) handle(ctx context.Context, s *outbox.Session, items []*item) *fault {
+	s.Own(outbox.NoOwner)
+	if err := c.load(ctx, s.Tx(), items); err != nil {
+		return &fault{index: culprit(err, -1), class: classify(ctx, err, phaseApply, s.Broken()), err: err}
+	}
+	for i, it := range items {
+		if it.result != "" {
+			continue
+		}
+		s.Own(i)
 		if err := c.apply(ctx, s.Tx(), it); err != nil {
 			return &fault{index: culprit(err, i), class: classify(ctx, err, phaseApply, s.Broken()), err: err}
 		}
@@ -82,19 +108,48 @@ func (c *Consumer) run(ctx context.Context, items []*item) *fault {
 			return &fault{index: i, class: classPermanent, err: err} // an event that cannot be published
 		}
 		it.result = resultProcessed
-		it.frees = isParked
 		if it.redrives() > 0 {
 			deadletter.Resolve(s.Tx(), it.consumer(), it.event.ID)
 		}
 	}
-	// After all followers of this batch: a key with one is not free.
 	s.Own(outbox.NoOwner)
+	return nil
+}
+
+// load calls the Load of each subscription with its events that have no result
+// yet.
+func (c *Consumer) load(ctx context.Context, tx *outbox.Tx, items []*item) error {
+	var subs []*Subscription
+	events := map[*Subscription][]event.Event{}
 	for _, it := range items {
-		if it.frees {
-			inbox.Finish(s.Tx(), it.key, it.event.ID)
+		if it.result != "" || it.sub.Load == nil {
+			continue
+		}
+		if events[it.sub] == nil {
+			subs = append(subs, it.sub)
+		}
+		events[it.sub] = append(events[it.sub], it.event)
+	}
+	for _, sub := range subs {
+		if err := c.loadOf(ctx, tx, sub, events[sub]); err != nil {
+			return err
 		}
 	}
-	return c.commit(ctx, s, "batch")
+	return nil
+}
+
+func (c *Consumer) loadOf(ctx context.Context, tx *outbox.Tx, sub *Subscription, events []event.Event) (err error) {
+	started := time.Now()
+	defer func() {
+		if v := recover(); v != nil {
+			err = &panicError{value: v, stack: debug.Stack()}
+		}
+		c.m.handler.WithLabelValues(sub.Topic, "load").Observe(time.Since(started).Seconds())
+	}()
+	if err := sub.Load(ctx, tx, events); err != nil {
+		return fmt.Errorf("load for %d of %s: %w", len(events), sub.Topic, err)
+	}
+	return nil
 }
 
 // errFull makes a batch wait until its key has room for another follower.

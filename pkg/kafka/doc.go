@@ -22,7 +22,8 @@
 // A handler runs in a transaction with others, and may be run again before any
 // of it is committed. So Apply does nothing but use tx. Calls to the outside go
 // into Prepare, which is called at least once for each attempt: make it
-// idempotent where the other side allows it, with e.ID as the key.
+// idempotent where the other side allows it, with e.ID as the key. What Apply has
+// to read can be read for all events of a transaction at once, by Load.
 //
 // # Order
 //

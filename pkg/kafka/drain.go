@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"github.com/tiffin-platform/tiffin/pkg/deadletter"
 	"github.com/tiffin-platform/tiffin/pkg/inbox"
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
 )
@@ -184,20 +183,12 @@ func (d *drainer) handle(ctx context.Context, t *turn) *fault {
 	if f := d.take(ctx, s, t.events); f != nil {
 		return f
 	}
-	for i, it := range t.items {
-		s.Own(i)
-		if err := d.c.apply(ctx, s.Tx(), it); err != nil {
-			return &fault{index: culprit(err, i), class: classify(ctx, err, phaseApply, s.Broken()), err: err}
-		}
-		if err := s.Err(); err != nil {
-			return &fault{index: i, class: classPermanent, err: err}
-		}
-		it.result = resultProcessed
-		if it.redrives() > 0 {
-			deadletter.Resolve(s.Tx(), it.consumer(), it.event.ID)
-		}
+	for _, it := range t.items {
+		it.result = "" // of the attempt before
 	}
-	s.Own(outbox.NoOwner)
+	if f := d.c.handle(ctx, s, t.items); f != nil {
+		return f
+	}
 	inbox.Release(s.Tx(), d.key)
 	return d.c.commit(ctx, s, "drain")
 }

@@ -30,7 +30,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Buckets: []float64{1, 2, 5, 10, 25, 50, 100, 250, 500},
 		}),
 		handler: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "tiffin_consumer_handler_seconds", Help: "Time in handlers, by main topic and step: prepare, apply.",
+			Name: "tiffin_consumer_handler_seconds", Help: "Time in handlers, by main topic and step: prepare, load, apply.",
 			Buckets: []float64{.00001, .0001, .001, .005, .025, .1, .5, 2.5, 10, 30},
 		}, []string{"topic", "step"}),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{

@@ -1,9 +1,13 @@
 package kafka
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+
+	"github.com/google/uuid"
 
 	"github.com/tiffin-platform/tiffin/pkg/event"
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
@@ -23,6 +27,12 @@ type Subscription struct {
 	// calls are made at least once: again after a crash or a rebalance. What it
 	// returns is handed to Apply.
 	Prepare func(ctx context.Context, e event.Event) (any, error)
+	// Load, if any, reads through tx what Apply will need, for all events of one
+	// transaction at once instead of one round trip each, and keeps it there (see
+	// outbox.Kept). It gets the events that Apply is called for next, in an order
+	// that is no other's concern, and should leave out what it cannot make use of:
+	// its error is that of them all, and they are tried again in smaller batches.
+	Load func(ctx context.Context, tx *outbox.Tx, events []event.Event) error
 	// Apply writes to the database through tx; its writes and emitted events
 	// happen exactly once per event, or not at all when it returns an error. It
 	// must not do anything else: it runs inside a transaction that holds other
@@ -76,6 +86,22 @@ func OnPrepared[P, R any](consumer int16, topic string,
 			}
 			return apply(ctx, tx, e, r.payload, r.value)
 		},
+	}
+}
+
+// BySubject makes a Load of a function that gets the events' subjects, each once
+// and in order, so that all who lock them lock in the same order. Subjects that
+// are no UUIDs are left out.
+func BySubject(load func(ctx context.Context, tx *outbox.Tx, ids []uuid.UUID) error) func(context.Context, *outbox.Tx, []event.Event) error {
+	return func(ctx context.Context, tx *outbox.Tx, events []event.Event) error {
+		ids := make([]uuid.UUID, 0, len(events))
+		for _, e := range events {
+			if id, err := uuid.Parse(e.Subject); err == nil {
+				ids = append(ids, id)
+			}
+		}
+		slices.SortFunc(ids, func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) })
+		return load(ctx, tx, slices.Compact(ids))
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
 )
 
-// Apply hands e to sub once, without a broker: Prepare, then Apply in a
+// Apply hands e to sub once, without a broker: Prepare, then Load and Apply in a
 // transaction that commits unless there is an error, which it returns. Nothing
 // remembers that e was handled; call it twice to see what a handler does with an
 // event of the same meaning.
@@ -22,6 +22,11 @@ func Apply(t testing.TB, db *outbox.DB, sub kafka.Subscription, e event.Event) e
 		}
 	}
 	return db.InTx(t.Context(), func(tx *outbox.Tx) error {
+		if sub.Load != nil {
+			if err := sub.Load(t.Context(), tx, []event.Event{e}); err != nil {
+				return err
+			}
+		}
 		return sub.Apply(t.Context(), tx, e, prepared)
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -27,6 +28,7 @@ type Tx struct {
 	err     error // first problem of Emit, AddRecord or use after the end
 	failed  error // first statement that failed; names the cause when fn hid it
 	open    *rows // results that nobody closed yet
+	kept    map[reflect.Type]any
 }
 
 type statement struct {

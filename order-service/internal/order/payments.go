@@ -20,6 +20,12 @@ import (
 // Each of these runs in the consumer's transaction, which has noted the event's
 // id, so that a record delivered again does not come here.
 
+// Lock reads the orders that a batch of facts is about, ahead of the Apply
+// methods and in one statement.
+func (s *Service) Lock(ctx context.Context, tx *outbox.Tx, orders []uuid.UUID) error {
+	return lockOrders(ctx, tx, orders)
+}
+
 // ApplyPaymentCompleted confirms a pending order.
 func (s *Service) ApplyPaymentCompleted(ctx context.Context, tx *outbox.Tx, e event.Event, p event.PaymentCompleted) error {
 	o, err := s.paid(ctx, tx, p.OrderID, p.Amount, p.Currency)

@@ -2,10 +2,14 @@ package order
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/tiffin-platform/tiffin/pkg/event"
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
 )
 
 // The whole table of what payments and people can do to each other's order,
@@ -73,6 +77,65 @@ func TestInterleavings(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A batch reads its orders once, ahead: what is later in it sees what was before.
+func TestFactsOfOneOrderInOneBatch(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	ctx := t.Context()
+	a, b, c := w.place(), w.place(), w.place()
+	completed := func(o Order) event.PaymentCompleted {
+		return event.PaymentCompleted{PaymentID: somePayment, OrderID: o.ID, Amount: o.Total, Currency: o.Currency}
+	}
+	failed := func(o Order) event.PaymentFailed {
+		return event.PaymentFailed{PaymentID: somePayment, OrderID: o.ID, Amount: o.Total, Currency: o.Currency, Code: "card_declined", Message: "Declined."}
+	}
+	require.NoError(t, w.db.InTx(ctx, func(tx *outbox.Tx) error {
+		require.NoError(t, w.Lock(ctx, tx, []uuid.UUID{a.ID, uuid.Max, b.ID}))
+		require.NoError(t, w.Lock(ctx, tx, []uuid.UUID{b.ID, c.ID}), "another topic of the batch")
+		require.NoError(t, w.ApplyPaymentCompleted(ctx, tx, event.New("payment-service", completed(a)), completed(a)))
+		require.NoError(t, w.ApplyPaymentFailed(ctx, tx, event.New("payment-service", failed(b)), failed(b)))
+		require.NoError(t, w.ApplyPaymentFailed(ctx, tx, event.New("payment-service", failed(a)), failed(a)))
+		require.NoError(t, w.ApplyPaymentCompleted(ctx, tx, event.New("payment-service", completed(b)), completed(b)))
+		missing := completed(Order{ID: uuid.Max, Total: 1, Currency: "EUR"})
+		var mismatch *MismatchError
+		require.ErrorAs(t, w.ApplyPaymentCompleted(ctx, tx, event.New("payment-service", missing), missing), &mismatch)
+		return nil
+	}))
+	require.Equal(t, Confirmed, w.get(a.ID).Status)
+	require.Equal(t, []string{tlCreated, tlCompleted, tlConfirmed, tlFailed}, w.timeline(a.ID))
+	require.Equal(t, []string{"order.created", "order.status_changed"}, w.topics(a.ID))
+	require.Equal(t, Cancelled, w.get(b.ID).Status)
+	require.Equal(t, []string{"order.created", "order.cancelled"}, w.topics(b.ID))
+	require.Equal(t, c, w.get(c.ID))
+}
+
+// Orders that a batch has read are locked: nobody changes them before it ends.
+func TestABatchLocksItsOrders(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	ctx := t.Context()
+	o := w.place()
+	cancelled := make(chan error, 1)
+	require.NoError(t, w.db.InTx(ctx, func(tx *outbox.Tx) error {
+		if err := w.Lock(ctx, tx, []uuid.UUID{o.ID}); err != nil {
+			return err
+		}
+		go func() {
+			_, err := w.Cancel(ctx, Actor{ID: someCustomer}, o.ID)
+			cancelled <- err
+		}()
+		require.Eventually(t, func() bool {
+			var n int
+			require.NoError(t, w.db.Pool.QueryRow(ctx, `select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`).Scan(&n))
+			return n == 1
+		}, 10*time.Second, 5*time.Millisecond)
+		p := event.PaymentCompleted{PaymentID: somePayment, OrderID: o.ID, Amount: o.Total, Currency: o.Currency}
+		return w.ApplyPaymentCompleted(ctx, tx, event.New("payment-service", p), p)
+	}))
+	require.NoError(t, <-cancelled)
+	require.Equal(t, []string{tlCreated, tlCompleted, tlConfirmed, `order.cancelled {"from":"confirmed","reason":"customer"}`}, w.timeline(o.ID))
 }
 
 func TestPaymentForAnotherOrderOrAmountIsNoPayment(t *testing.T) {

@@ -41,6 +41,7 @@ func TestNoStatementReadsOrSortsAWholeTable(t *testing.T) {
 	}
 	w.get(first.ID)
 	w.timeline(first.ID)
+	require.NoError(t, w.db.InTx(ctx, func(tx *outbox.Tx) error { return w.Lock(ctx, tx, []uuid.UUID{first.ID, paid.ID}) }))
 	require.NoError(t, w.completed(paid))
 	_, err = w.SetStatus(ctx, paid.ID, "preparing")
 	require.NoError(t, err)

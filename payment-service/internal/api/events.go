@@ -20,7 +20,7 @@ const (
 
 // Subscriptions returns what the service does about events.
 func Subscriptions(payments *payment.Service) []kafka.Subscription {
-	return []kafka.Subscription{
+	subs := []kafka.Subscription{
 		kafka.OnPrepared(onOrderCreated, event.TypeOrderCreated,
 			func(ctx context.Context, _ event.Event, p event.OrderCreated) (payment.Outcome, error) {
 				out, err := payments.Charge(ctx, p)
@@ -41,6 +41,10 @@ func Subscriptions(payments *payment.Service) []kafka.Subscription {
 				return payments.ApplyVoid(ctx, tx, p, out)
 			}),
 	}
+	for i := range subs {
+		subs[i].Load = kafka.BySubject(payments.Lock)
+	}
+	return subs
 }
 
 // Topics lists what the service publishes, so that all of it exists before the

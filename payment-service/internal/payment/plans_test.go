@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"testing"
 
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
@@ -38,6 +39,7 @@ func TestNoStatementReadsOrSortsAWholeTable(t *testing.T) {
 	require.NoError(t, err)
 	_, err = f.Get(ctx, payment.Actor{Admin: true}, list[0].ID)
 	require.NoError(t, err)
+	f.tx(func(tx *outbox.Tx) error { return f.Lock(ctx, tx, []uuid.UUID{paid.OrderID, refused.OrderID}) })
 	f.cancel(paid)
 	f.release(paid)
 	_, err = f.SweepRefunds(ctx)

@@ -208,6 +208,11 @@ func (s *Service) sameProvider(p Payment) error {
 	return nil
 }
 
+// Lock reads the payments of orders ahead of the Apply methods, in one statement.
+func (s *Service) Lock(ctx context.Context, tx *outbox.Tx, orders []uuid.UUID) error {
+	return lockAll(ctx, tx, orders)
+}
+
 // ApplyCharge is the writing half of order.created.
 func (s *Service) ApplyCharge(ctx context.Context, tx *outbox.Tx, o event.OrderCreated, out Outcome) error {
 	if out.Result == "" {

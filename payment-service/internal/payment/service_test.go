@@ -365,3 +365,27 @@ func TestOnlyTheOwnerAndAdminsSeeAPayment(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, list)
 }
+
+// A batch reads its payments once, ahead: what is later in it sees what was
+// before.
+func TestEventsOfOneOrderInOneBatch(t *testing.T) {
+	f := setup(t)
+	ctx := t.Context()
+	paid, early := order(simulator.Visa), order(simulator.Visa)
+	out, err := f.Charge(ctx, paid)
+	require.NoError(t, err)
+	f.tx(func(tx *outbox.Tx) error {
+		require.NoError(t, f.Lock(ctx, tx, []uuid.UUID{paid.OrderID, early.OrderID}))
+		require.NoError(t, f.ApplyCharge(ctx, tx, paid, out))
+		require.NoError(t, f.ApplyCancel(ctx, tx, cancelled(paid)))
+		return f.ApplyCancel(ctx, tx, cancelled(early)) // has none yet
+	})
+	require.Equal(t, []string{tCompleted, event.TypePaymentRefundRequested}, f.told(paid))
+	require.Equal(t, payment.RefundPending, f.status(paid))
+	require.Equal(t, payment.Voided, f.status(early))
+	f.created(early)
+	f.release(paid)
+	require.Equal(t, payment.Refunded, f.status(paid))
+	f.books(paid, 1, 0)
+	f.books(early, 0, 0)
+}

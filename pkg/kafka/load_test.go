@@ -1,0 +1,166 @@
+package kafka_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tiffin-platform/tiffin/pkg/event"
+	"github.com/tiffin-platform/tiffin/pkg/kafka"
+	"github.com/tiffin-platform/tiffin/pkg/outbox"
+)
+
+// kept is what the tests' Load keeps.
+type kept map[uuid.UUID]string
+
+// loading returns a subscription whose Load keeps a note for each event but the
+// first of those that are bad, and whose Apply writes that note.
+func loading(loads *[][]uuid.UUID, fault func(events []event.Event) error) kafka.Subscription {
+	var mu sync.Mutex
+	sub := kafka.On(number, topic, func(_ context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+		note, ok := (*outbox.Kept[kept](tx))[e.ID]
+		if !ok {
+			return errors.New("nothing was loaded for it")
+		}
+		effect(tx, e, note)
+		return nil
+	})
+	sub.Load = func(ctx context.Context, tx *outbox.Tx, events []event.Event) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if err := fault(events); err != nil {
+			return err
+		}
+		ids := make([]uuid.UUID, len(events))
+		for i, e := range events {
+			ids[i] = e.ID
+		}
+		*loads = append(*loads, ids)
+		rows, err := tx.Query(ctx, `select id, 'loaded with ' || count(*) over () from unnest($1::uuid[]) as u (id)`, ids)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		notes := outbox.Kept[kept](tx)
+		if *notes == nil {
+			*notes = kept{}
+		}
+		for rows.Next() {
+			var id uuid.UUID
+			var note string
+			if err := rows.Scan(&id, &note); err != nil {
+				return err
+			}
+			(*notes)[id] = note
+		}
+		return rows.Err()
+	}
+	return sub
+}
+
+func none([]event.Event) error { return nil }
+
+// The events of a batch are loaded at once, before any of them is applied, and
+// those that are not applied are not loaded.
+func TestABatchIsLoadedAtOnce(t *testing.T) {
+	r := setupOnePartition(t)
+	var events []event.Event
+	var records []*kgo.Record
+	for range 20 {
+		e := order(uuid.New(), "")
+		events = append(events, e)
+		records = append(records, record(e))
+	}
+	records = append(records, records[3]) // twice in the batch
+	r.produceRecords(records...)
+	var loads [][]uuid.UUID
+	stop := r.consume(loading(&loads, none))
+	r.eventually("all have their effect", func() bool { return r.count(`select count(*) from effects`) == 20 })
+	stop()
+	require.Len(t, loads, 1)
+	for i, e := range events {
+		require.Equal(t, e.ID, loads[0][i])
+		require.Equal(t, []string{"loaded with 20"}, r.notes(uuid.MustParse(e.Subject)))
+	}
+
+	r.produceRecords(records...)
+	other := order(uuid.New(), "")
+	r.produce(other)
+	stop = r.consume(loading(&loads, none))
+	r.eventually("the new one has its effect", func() bool { return r.count(`select count(*) from effects`) == 21 })
+	stop()
+	for _, l := range loads[1:] {
+		require.Equal(t, []uuid.UUID{other.ID}, l)
+	}
+}
+
+// An error or a panic of Load is that of all its events: they are tried in
+// smaller batches until it is clear whose it is.
+func TestALoadThatFailsIsolatesOneRecord(t *testing.T) {
+	for name, fail := range map[string]func() error{
+		"error": func() error { return errors.New("cannot be read") },
+		"panic": func() error { panic("cannot be read") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := setupOnePartition(t)
+			events := make([]event.Event, 20)
+			records := make([]*kgo.Record, 20)
+			for i := range events {
+				events[i] = order(uuid.New(), "")
+				records[i] = record(events[i])
+			}
+			bad := events[11].ID
+			r.produceRecords(records...)
+			var loads [][]uuid.UUID
+			r.consume(loading(&loads, func(events []event.Event) error {
+				if slices.ContainsFunc(events, func(e event.Event) bool { return e.ID == bad }) {
+					return fail()
+				}
+				return nil
+			}))
+			r.eventually("the others have their effect", func() bool { return r.count(`select count(*) from effects`) == 19 })
+			r.eventually("the bad one is dead", func() bool { return r.count(`select count(*) from msg.dead_letters where attempts = 4`) == 1 })
+			require.Equal(t, 1, r.count(`select count(*) from msg.dead_letters where event_id = $1`, bad))
+		})
+	}
+}
+
+// What waited behind a key is loaded in its turn, like anything else.
+func TestFollowersAreLoaded(t *testing.T) {
+	r := setup(t)
+	id := uuid.New()
+	var loads [][]uuid.UUID
+	head := order(id, "")
+	tries := 0
+	r.consume(loading(&loads, func(events []event.Event) error {
+		if slices.ContainsFunc(events, func(e event.Event) bool { return e.ID == head.ID }) {
+			if tries++; tries <= 2 {
+				return errors.New("not yet")
+			}
+		}
+		return nil
+	}))
+	r.produce(head)
+	r.eventually("the head waits", func() bool { return r.count(`select count(*) from msg.parked_keys`) == 1 })
+	r.produce(order(id, ""), order(id, ""), order(id, ""))
+	r.eventually("all have their effect", func() bool { return len(r.notes(id)) == 4 })
+	r.eventually("nothing waits", func() bool { return r.count(`select count(*) from msg.parked_keys`) == 0 })
+}
+
+func TestBySubjectGivesEachIDOnceAndInOrder(t *testing.T) {
+	t.Parallel()
+	low, high := uuid.MustParse("01900000-0000-7000-8000-000000000001"), uuid.MustParse("f1900000-0000-7000-8000-000000000001")
+	load := kafka.BySubject(func(_ context.Context, _ *outbox.Tx, ids []uuid.UUID) error {
+		require.Equal(t, []uuid.UUID{low, high}, ids)
+		return nil
+	})
+	require.NoError(t, load(t.Context(), nil, []event.Event{
+		{Subject: high.String()}, {Subject: low.String()}, {Subject: "no id"}, {}, {Subject: high.String()},
+	}))
+}
