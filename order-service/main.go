@@ -24,8 +24,9 @@ import (
 // Under load the relay publishes the events of this time together, which costs
 // little more than one of them, also for those who consume them. Every order
 // begins here, so it is the one place to gather: what the payment service
-// answers comes together as well, and has no pace of its own to wait for.
-const pace = 20 * time.Millisecond
+// answers comes together as well, and has no pace of its own to wait for. It
+// comes after about 20 ms, and is told with the orders that came meanwhile.
+const pace = 25 * time.Millisecond
 
 func main() {
 	service.Main(name, adminAddr, run, deadletter.SubCommand(name, defaultDatabase))
