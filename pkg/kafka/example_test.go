@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tiffin-platform/tiffin/pkg/env"
@@ -75,4 +77,35 @@ func ExampleOnPrepared() {
 		})
 	fmt.Println(sub.Consumer, sub.Topic)
 	// Output: 2 order.created
+}
+
+// Handlers that read rows: Load reads those of all events of a transaction in one
+// round trip, and Apply finds them there.
+func ExampleBySubject() {
+	type cooks map[uuid.UUID]string // by order
+
+	sub := kafka.On(3, event.TypeOrderCancelled,
+		func(_ context.Context, tx *outbox.Tx, _ event.Event, p event.OrderCancelled) error {
+			if cook, ok := (*outbox.Kept[cooks](tx))[p.OrderID]; ok {
+				tx.Queue(`insert into calls (cook, text) values ($1, 'stop')`, cook)
+			}
+			return nil
+		})
+	sub.Load = kafka.BySubject(func(ctx context.Context, tx *outbox.Tx, orders []uuid.UUID) error {
+		rows, err := tx.Query(ctx, `select order_id, cook from tickets where order_id = any($1)`, orders)
+		if err != nil {
+			return err
+		}
+		found := cooks{}
+		var order uuid.UUID
+		var cook string
+		_, err = pgx.ForEachRow(rows, []any{&order, &cook}, func() error {
+			found[order] = cook
+			return nil
+		})
+		*outbox.Kept[cooks](tx) = found
+		return err
+	})
+	fmt.Println(sub.Consumer, sub.Topic)
+	// Output: 3 order.cancelled
 }

@@ -29,9 +29,9 @@ type Subscription struct {
 	Prepare func(ctx context.Context, e event.Event) (any, error)
 	// Load, if any, reads through tx what Apply will need, for all events of one
 	// transaction at once instead of one round trip each, and keeps it there (see
-	// outbox.Kept). It gets the events that Apply is called for next, in an order
-	// that is no other's concern, and should leave out what it cannot make use of:
-	// its error is that of them all, and they are tried again in smaller batches.
+	// outbox.Kept). It gets the events that Apply is called for next, and should
+	// leave alone what it cannot make use of: an error is that of all of them, and
+	// they are tried again in smaller batches.
 	Load func(ctx context.Context, tx *outbox.Tx, events []event.Event) error
 	// Apply writes to the database through tx; its writes and emitted events
 	// happen exactly once per event, or not at all when it returns an error. It
