@@ -82,12 +82,12 @@ func ExampleOnPrepared() {
 // Handlers that read rows: Load reads those of all events of a transaction in one
 // round trip, and Apply finds them there.
 func ExampleBySubject() {
-	type cooks map[uuid.UUID]string // by order
+	type cook string
 
 	sub := kafka.On(3, event.TypeOrderCancelled,
 		func(_ context.Context, tx *outbox.Tx, _ event.Event, p event.OrderCancelled) error {
-			if cook, ok := (*outbox.Kept[cooks](tx))[p.OrderID]; ok {
-				tx.Queue(`insert into calls (cook, text) values ($1, 'stop')`, cook)
+			if c, ok := outbox.Kept[cook](tx, p.OrderID); ok {
+				tx.Queue(`insert into calls (cook, text) values ($1, 'stop')`, c)
 			}
 			return nil
 		})
@@ -96,14 +96,12 @@ func ExampleBySubject() {
 		if err != nil {
 			return err
 		}
-		found := cooks{}
 		var order uuid.UUID
-		var cook string
-		_, err = pgx.ForEachRow(rows, []any{&order, &cook}, func() error {
-			found[order] = cook
+		var c cook
+		_, err = pgx.ForEachRow(rows, []any{&order, &c}, func() error {
+			outbox.Keep(tx, order, c)
 			return nil
 		})
-		*outbox.Kept[cooks](tx) = found
 		return err
 	})
 	fmt.Println(sub.Consumer, sub.Topic)

@@ -16,15 +16,12 @@ import (
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
 )
 
-// kept is what the tests' Load keeps.
-type kept map[uuid.UUID]string
-
-// loading returns a subscription whose Load keeps a note for each event but the
-// first of those that are bad, and whose Apply writes that note.
+// loading returns a subscription whose Load keeps a note for each event, unless
+// fault says that it fails, and whose Apply writes that note.
 func loading(loads *[][]uuid.UUID, fault func(events []event.Event) error) kafka.Subscription {
 	var mu sync.Mutex
 	sub := kafka.On(number, topic, func(_ context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
-		note, ok := (*outbox.Kept[kept](tx))[e.ID]
+		note, ok := outbox.Kept[string](tx, e.ID)
 		if !ok {
 			return errors.New("nothing was loaded for it")
 		}
@@ -47,17 +44,13 @@ func loading(loads *[][]uuid.UUID, fault func(events []event.Event) error) kafka
 			return err
 		}
 		defer rows.Close()
-		notes := outbox.Kept[kept](tx)
-		if *notes == nil {
-			*notes = kept{}
-		}
 		for rows.Next() {
 			var id uuid.UUID
 			var note string
 			if err := rows.Scan(&id, &note); err != nil {
 				return err
 			}
-			(*notes)[id] = note
+			outbox.Keep(tx, id, note)
 		}
 		return rows.Err()
 	}

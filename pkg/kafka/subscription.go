@@ -29,7 +29,7 @@ type Subscription struct {
 	Prepare func(ctx context.Context, e event.Event) (any, error)
 	// Load, if any, reads through tx what Apply will need, for all events of one
 	// transaction at once instead of one round trip each, and keeps it there (see
-	// outbox.Kept). It gets the events that Apply is called for next, and should
+	// outbox.Keep). It gets the events that Apply is called for next, and should
 	// leave alone what it cannot make use of: an error is that of all of them, and
 	// they are tried again in smaller batches.
 	Load func(ctx context.Context, tx *outbox.Tx, events []event.Event) error

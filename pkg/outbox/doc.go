@@ -24,8 +24,8 @@
 // queues and emits is a single round trip, BEGIN and COMMIT included.
 // [Tx.QueueRow] makes the same write of many handlers in a batch one statement.
 // [Tx.QueueLockedRow] does so for a write that needs a lock until COMMIT, such as
-// one that takes the next number of a series. [Kept] is for what handlers read
-// ahead, and tell each other, within a transaction.
+// one that takes the next number of a series. [Keep] is for rows that were
+// locked ahead, and what became of them, within a transaction.
 //
 // Synchronous commit must stay on for such transactions: with it off, a crash
 // of the server could take back a row whose event was already published.

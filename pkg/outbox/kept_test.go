@@ -9,24 +9,30 @@ import (
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
 )
 
-func TestWhatATransactionKeepsEndsWithIt(t *testing.T) {
+func TestWhatIsKeptEndsWithTheTransaction(t *testing.T) {
 	t.Parallel()
 	db, ctx := newDB(t), t.Context()
-	type words map[string]int
-	type number int
+	type cook string
+	type waiter string
 	runs := 0
 	require.NoError(t, db.InTx(ctx, func(tx *outbox.Tx) error {
 		runs++
-		require.Nil(t, *outbox.Kept[words](tx), "a transaction that is run again begins without")
-		*outbox.Kept[words](tx) = words{"a": 1}
-		(*outbox.Kept[words](tx))["b"] = 2
-		*outbox.Kept[number](tx) += 5
+		_, ok := outbox.Kept[cook](tx, 1)
+		require.False(t, ok, "a transaction that is run again begins without")
+		outbox.Keep(tx, 1, cook("Ana"))
+		outbox.Keep(tx, 1, waiter("Bo"))
+		outbox.Keep(tx, 1, cook("Cem"))
 		if runs == 1 {
 			return &pgconn.PgError{Code: "40001"} // it lost against another one
 		}
-		require.Equal(t, words{"a": 1, "b": 2}, *outbox.Kept[words](tx))
-		require.Equal(t, number(5), *outbox.Kept[number](tx))
-		require.Zero(t, *outbox.Kept[int](tx), "each type has its own")
+		c, ok := outbox.Kept[cook](tx, 1)
+		require.True(t, ok)
+		require.Equal(t, cook("Cem"), c, "the last one")
+		w, ok := outbox.Kept[waiter](tx, 1)
+		require.True(t, ok)
+		require.Equal(t, waiter("Bo"), w, "each type is apart")
+		_, ok = outbox.Kept[cook](tx, 2)
+		require.False(t, ok)
 		return nil
 	}))
 	require.Equal(t, 2, runs)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -25,10 +24,10 @@ type Tx struct {
 	records []Record
 	rings   []string
 	owner   int
-	err     error // first problem of Emit, AddRecord or use after the end
-	failed  error // first statement that failed; names the cause when fn hid it
-	open    *rows // results that nobody closed yet
-	kept    map[reflect.Type]any
+	err     error       // first problem of Emit, AddRecord or use after the end
+	failed  error       // first statement that failed; names the cause when fn hid it
+	open    *rows       // results that nobody closed yet
+	kept    map[any]any // see Keep
 }
 
 type statement struct {

@@ -62,20 +62,10 @@ func findOrder(ctx context.Context, q querier, id uuid.UUID) (Order, error) {
 // lockOrder reads an order and keeps others from changing it, or from writing
 // to its timeline, until the transaction ends.
 func lockOrder(ctx context.Context, tx *outbox.Tx, id uuid.UUID) (Order, error) {
-	if o, ok := (*outbox.Kept[locked](tx))[id]; ok {
+	if o, ok := outbox.Kept[Order](tx, id); ok {
 		return o, nil
 	}
 	return oneOrder(tx.Query(ctx, `select `+orderColumns+` from orders where id = $1 for update`, id))
-}
-
-// locked are orders whose rows the transaction has locked, as it last wrote them.
-type locked map[uuid.UUID]Order
-
-func (l *locked) keep(o Order) {
-	if *l == nil {
-		*l = locked{}
-	}
-	(*l)[o.ID] = o
 }
 
 // lockOrders does for many what lockOrder does then without a statement of its
@@ -88,7 +78,7 @@ func lockOrders(ctx context.Context, tx *outbox.Tx, ids []uuid.UUID) error {
 		return err
 	}
 	for _, o := range list {
-		outbox.Kept[locked](tx).keep(o)
+		outbox.Keep(tx, o.ID, o)
 	}
 	return nil
 }
@@ -130,7 +120,7 @@ func insertOrder(tx *outbox.Tx, o Order) {
 
 // updateStatus stores what Order.move changes; the order's row is locked.
 func updateStatus(tx *outbox.Tx, o Order) {
-	outbox.Kept[locked](tx).keep(o)
+	outbox.Keep(tx, o.ID, o)
 	tx.Queue(`update orders set status = $2, cancel_reason = $3, cancel_code = $4, updated_at = $5 where id = $1`,
 		o.ID, o.Status, o.CancelReason, o.CancelCode, o.UpdatedAt)
 }

@@ -75,21 +75,10 @@ func current(ctx context.Context, q querier, order uuid.UUID) (Payment, error) {
 // lock reads an order's payment and keeps others from changing it until the
 // transaction ends.
 func lock(ctx context.Context, tx *outbox.Tx, order uuid.UUID) (Payment, error) {
-	if p, ok := (*outbox.Kept[locked](tx))[order]; ok {
+	if p, ok := outbox.Kept[Payment](tx, order); ok {
 		return p, nil
 	}
 	return one(tx.Query(ctx, `select `+columns+` from payments where order_id = $1 for update`, order))
-}
-
-// locked are payments whose rows the transaction has locked, by order, as it last
-// wrote them.
-type locked map[uuid.UUID]Payment
-
-func (l *locked) keep(p Payment) {
-	if *l == nil {
-		*l = locked{}
-	}
-	(*l)[p.OrderID] = p
 }
 
 // lockAll does for many what lock does then without a statement of its own. It
@@ -102,7 +91,7 @@ func lockAll(ctx context.Context, tx *outbox.Tx, orders []uuid.UUID) error {
 		return err
 	}
 	for _, p := range list {
-		outbox.Kept[locked](tx).keep(p)
+		outbox.Keep(tx, p.OrderID, p)
 	}
 	return nil
 }
@@ -184,7 +173,7 @@ func insertTombstone(ctx context.Context, tx *outbox.Tx, p Payment) (bool, error
 
 // update stores what the rules change; the row is locked.
 func update(tx *outbox.Tx, p Payment) {
-	outbox.Kept[locked](tx).keep(p)
+	outbox.Keep(tx, p.OrderID, p)
 	tx.Queue(`update payments set status = $2, cancel_requested = $3, failure_code = $4, failure_message = $5,
 			refund_asks = $6, refund_due_at = $7, updated_at = $8 where id = $1`,
 		p.ID, p.Status, p.CancelRequested, p.FailureCode, p.FailureMessage, p.RefundAsks, p.RefundDue, p.UpdatedAt)
