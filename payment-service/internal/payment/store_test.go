@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tiffin-platform/tiffin/pkg/outbox"
@@ -50,4 +51,46 @@ func TestWritesOfSeveralCharges(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "ref-b", stored.ProviderRef)
 	require.Equal(t, at, stored.UpdatedAt)
+}
+
+// What no code of this service writes, the database refuses from anybody.
+func TestTheDatabaseHoldsThePaymentsRules(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t, Migrations)
+	_, err := pool.Exec(t.Context(), `insert into payments (id, order_id, customer_id, amount, currency, method, provider, status, created_at, updated_at)
+		values (gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1900, 'EUR', 'card', 'simulator', 'pending', now(), now())`)
+	require.NoError(t, err)
+	for set, sound := range map[string]bool{
+		`status = 'lost'`:   false,
+		`amount = 0`:        false,
+		`currency = 'Euro'`: false,
+		`status = 'voided', amount = 0, currency = ''`:     true,
+		`amount = 0, currency = ''`:                        false,
+		`status = 'failed'`:                                false,
+		`status = 'failed', failure_code = 'declined'`:     true,
+		`failure_code = 'declined'`:                        false,
+		`status = 'completed'`:                             false,
+		`status = 'completed', provider_ref = 'r'`:         true,
+		`status = 'refunded'`:                              false,
+		`status = 'refund_pending', provider_ref = 'r'`:    false,
+		`status = 'refund_pending', refund_due_at = now()`: false,
+		`cancel_requested = true`:                          false,
+		`cancel_requested = true, refund_due_at = now()`:   true,
+		`refund_due_at = now()`:                            false,
+		`status = 'refunded', provider_ref = 'r'`:          true,
+		`status = 'voided', cancel_requested = true`:       true,
+		`status = 'pending', cancel_requested = false`:     true,
+	} {
+		tx, err := pool.Begin(t.Context())
+		require.NoError(t, err)
+		_, err = tx.Exec(t.Context(), `update payments set `+set)
+		require.NoError(t, tx.Rollback(t.Context()))
+		if sound {
+			require.NoError(t, err, set)
+			continue
+		}
+		var refused *pgconn.PgError
+		require.ErrorAs(t, err, &refused, set)
+		require.Equal(t, "payments_sound", refused.ConstraintName, set)
+	}
 }
