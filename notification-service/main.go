@@ -26,10 +26,6 @@ import (
 // others, which then share transactions.
 const pace = 200 * time.Millisecond
 
-// Events come in bursts, of several relays and its own requests: those of this
-// time are one transaction.
-const linger = 3 * time.Millisecond
-
 // Each user of a batch is a lock until COMMIT, and the server's table of them is
 // shared: a local one has room for 6000 to 8000, and five batches run in a replica.
 const batchRecords = 100
@@ -72,7 +68,7 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 		return err
 	}
 	svc := notification.NewService(db, bell, channel)
-	cfg.Consumer.Linger, cfg.Consumer.BatchRecords = linger, batchRecords
+	cfg.Consumer.BatchRecords = batchRecords
 	consumer, err := kafka.NewConsumer(cfg.Kafka, cfg.Consumer, db, o.Log, o.Registry, api.Subscriptions(svc)...)
 	if err != nil {
 		return err

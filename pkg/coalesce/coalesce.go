@@ -72,7 +72,11 @@ func (c *Calls[Q, A]) Do(ctx context.Context, question Q) (A, error) {
 
 // run answers until nobody waits.
 func (c *Calls[Q, A]) run() {
-	runtime.Gosched() // who is about to ask, woken by the same event, asks first
+	Gather(c.most, func() int {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.waiting)
+	})
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), c.limit)
 		calls := c.take(cancel)
@@ -82,6 +86,18 @@ func (c *Calls[Q, A]) run() {
 		cancel()
 		if len(calls) == 0 {
 			return
+		}
+	}
+}
+
+// Gather lets those come first who are about to, woken by the same event: it
+// yields the processor until count has not grown twice in a row, or is most. Twice,
+// because who yields may have come before them in the scheduler's queue.
+func Gather(most int, count func() int) {
+	for n, quiet := count(), 0; n < most && quiet < 2; quiet++ {
+		runtime.Gosched()
+		if now := count(); now > n {
+			n, quiet = now, -1
 		}
 	}
 }

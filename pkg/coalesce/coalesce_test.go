@@ -3,6 +3,7 @@ package coalesce_test
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -50,6 +51,29 @@ func TestCallsThatComeWhileOneRunsGoTogether(t *testing.T) {
 		_, err := squares.Do(t.Context(), 1) // after all had gone
 		require.NoError(t, err)
 	})
+}
+
+// Those who are woken by one event ask one after the other, in the order in which
+// the scheduler gets to them.
+func TestCallsThatAreAboutToBeMadeGoTogether(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // one after the other
+	var sizes []int
+	calls := coalesce.New(100, time.Minute, func(_ context.Context, n []int) ([]int, error) {
+		sizes = append(sizes, len(n))
+		return n, nil
+	})
+	var wg sync.WaitGroup
+	for i := range 10 {
+		wg.Go(func() {
+			for range i {
+				runtime.Gosched()
+			}
+			_, err := calls.Do(t.Context(), i)
+			require.NoError(t, err)
+		})
+	}
+	wg.Wait()
+	require.LessOrEqual(t, len(sizes), 3, "%v", sizes) // the race detector shuffles the scheduler's queue
 }
 
 func TestNoCallFailsForAnother(t *testing.T) {

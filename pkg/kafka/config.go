@@ -118,12 +118,6 @@ type ConsumerConfig struct {
 	BatchBytes   int // their keys and values at most, 1 MiB
 	QueueRecords int // records that may wait per partition, 2000, and then what one fetch brings
 
-	// Linger is how long a small batch waits for those of other partitions to share
-	// its transaction, as with PostgreSQL's commit_delay; 0 by default. Worth a few
-	// milliseconds where records come in bursts and nobody waits for each. It has
-	// to be well below 50 ms: a batch that waited that long goes alone.
-	Linger time.Duration
-
 	PrepareConcurrency int           // Prepare calls at once in the process, 32
 	PrepareTimeout     time.Duration // deadline of one Prepare call, 30s
 	ShutdownTimeout    time.Duration // for a running batch at shutdown or rebalance, 10s

@@ -41,7 +41,7 @@ type Consumer struct {
 	slots    slots // transactions at once: some connections are for the service's clients
 	prepares slots
 	looks    *coalesce.Calls[look, seen]
-	group    groupCommit
+	groups   map[time.Duration]*groupCommit // by how long their batches linger
 	outage   outage
 	hot      atomic.Pointer[map[inbox.Key]bool] // keys with more followers than may be parked
 	room     chan struct{}                      // buffered 1: a full queue has room again
@@ -72,7 +72,7 @@ func NewConsumer(cfg Config, cc ConsumerConfig, db *outbox.DB, log *slog.Logger,
 		subs: map[string]*Subscription{}, numbers: map[int16]*Subscription{}, levels: map[string]int{},
 		slots:    make(slots, max(1, db.Pool.Config().MaxConns/2)),
 		prepares: make(slots, cc.PrepareConcurrency),
-		group:    groupCommit{patience: groupPatience},
+		groups:   map[time.Duration]*groupCommit{},
 		room:     make(chan struct{}, 1),
 		workers:  map[place]*worker{},
 	}
@@ -81,7 +81,9 @@ func NewConsumer(cfg Config, cc ConsumerConfig, db *outbox.DB, log *slog.Logger,
 		c.tracer = otel.Tracer("github.com/tiffin-platform/tiffin/pkg/kafka")
 	}
 	for i := range subs {
-		c.subs[subs[i].Topic], c.numbers[subs[i].Consumer] = &subs[i], &subs[i]
+		sub := &subs[i]
+		c.subs[sub.Topic], c.numbers[sub.Consumer] = sub, sub
+		c.groups[sub.Linger] = &groupCommit{linger: sub.Linger, patience: groupPatience}
 	}
 	for n := 1; n <= Retries; n++ {
 		c.levels[RetryTopic(cc.Group, n)] = n

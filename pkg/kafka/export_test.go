@@ -13,11 +13,16 @@ func (c *Consumer) Clock(now func() time.Time) { c.now = now }
 var Explain = explain
 
 // GroupPatience sets how long a batch waits for the transaction before its own.
-func (c *Consumer) GroupPatience(d time.Duration) { c.group.patience = d }
+func (c *Consumer) GroupPatience(d time.Duration) {
+	for _, g := range c.groups {
+		g.patience = d
+	}
+}
 
 // GroupWaiting returns how many batches wait for a transaction.
-func (c *Consumer) GroupWaiting() int {
-	c.group.mu.Lock()
-	defer c.group.mu.Unlock()
-	return len(c.group.waiting)
+func (c *Consumer) GroupWaiting() (n int) {
+	for _, g := range c.groups {
+		n += g.count()
+	}
+	return n
 }

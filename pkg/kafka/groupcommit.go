@@ -2,10 +2,11 @@ package kafka
 
 import (
 	"context"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/tiffin-platform/tiffin/pkg/coalesce"
 )
 
 const (
@@ -20,9 +21,9 @@ const (
 // groupCommit lets small batches of several partitions share a transaction, as a
 // log shares a flush (DeWitt et al., SIGMOD 1984): while one runs, those that
 // come wait, and go together into the next. The one that leads a transaction
-// first waits for ConsumerConfig.Linger; while none runs nothing else does.
+// first waits until it is there for linger; while none runs nothing else does.
 type groupCommit struct {
-	patience time.Duration
+	linger, patience time.Duration
 
 	mu      sync.Mutex
 	busy    bool
@@ -34,6 +35,7 @@ type share struct {
 	ctx   context.Context //nolint:containedctx // of the batch, for as long as it waits
 	items []*item
 	bytes int
+	since time.Time
 	told  chan verdict // buffered 1
 }
 
@@ -49,27 +51,28 @@ func (c *Consumer) runGrouped(ctx context.Context, items []*item) *fault {
 	if len(items) > groupBatch {
 		return c.run(ctx, items)
 	}
-	own := &share{ctx: ctx, items: items, told: make(chan verdict, 1)}
+	g := c.groups[items[0].sub.Linger]
+	own := &share{ctx: ctx, items: items, since: time.Now(), told: make(chan verdict, 1)}
 	for _, it := range items {
 		own.bytes += len(it.rawKey) + len(it.value)
 	}
-	if c.group.enter(own) {
-		return c.lead(own)
+	if g.enter(own) {
+		return c.lead(g, own)
 	}
-	patience := time.NewTimer(c.group.patience)
+	patience := time.NewTimer(g.patience)
 	defer patience.Stop()
 	var v verdict
 	select {
 	case v = <-own.told:
 	case <-patience.C:
-		if c.group.withdraw(own) {
+		if g.withdraw(own) {
 			return c.run(ctx, items)
 		}
 		v = <-own.told // it runs already
 	}
 	switch {
 	case v.leads:
-		return c.lead(own)
+		return c.lead(g, own)
 	case v.alone:
 		return c.run(ctx, items)
 	}
@@ -77,20 +80,19 @@ func (c *Consumer) runGrouped(ctx context.Context, items []*item) *fault {
 }
 
 // lead runs a batch together with those that wait, and hands over.
-func (c *Consumer) lead(own *share) *fault {
-	if c.cc.Linger > 0 {
-		pause := time.NewTimer(c.cc.Linger)
+func (c *Consumer) lead(g *groupCommit, own *share) *fault {
+	if wait := g.linger - time.Since(own.since); wait > 0 {
+		pause := time.NewTimer(wait)
 		defer pause.Stop()
 		select {
 		case <-pause.C:
 		case <-own.ctx.Done():
 		}
-	} else {
-		runtime.Gosched() // batches of the same fetch come along
 	}
-	others := c.group.take(own, c.cc.BatchRecords, c.cc.BatchBytes)
+	coalesce.Gather(c.cc.BatchRecords, g.count) // batches of the same fetch come along
+	others := g.take(own, c.cc.BatchRecords, c.cc.BatchBytes)
 	if len(others) == 0 {
-		defer c.group.leave()
+		defer g.leave()
 		return c.run(own.ctx, own.items)
 	}
 	// Any of their partitions may be lost meanwhile.
@@ -106,7 +108,7 @@ func (c *Consumer) lead(own *share) *fault {
 	for _, s := range others {
 		s.told <- v
 	}
-	c.group.leave()
+	g.leave()
 	if v.alone {
 		return c.run(own.ctx, own.items)
 	}
@@ -123,6 +125,13 @@ func (g *groupCommit) enter(s *share) bool {
 	}
 	g.waiting = append(g.waiting, s)
 	return false
+}
+
+// count returns how many batches wait.
+func (g *groupCommit) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.waiting)
 }
 
 // take returns the batches that go along with own, within the bounds of one batch.

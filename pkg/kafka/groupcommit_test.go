@@ -20,9 +20,11 @@ import (
 // behind runs a consumer whose first transaction does not end before release is
 // called, produces events for several partitions, and returns on how many
 // others they are.
-func (r *rig) behind(patience time.Duration, apply func(context.Context, *outbox.Tx, event.Event, event.OrderCancelled) error, notes ...string) (c *kafka.Consumer, partitions int, release func()) {
+func (r *rig) behind(patience, linger time.Duration, apply func(context.Context, *outbox.Tx, event.Event, event.OrderCancelled) error, notes ...string) (c *kafka.Consumer, partitions int, release func()) {
 	r.t.Helper()
-	c, err := kafka.NewConsumer(r.cfg, r.cc, r.db, r.log, nil, kafka.On(number, topic, apply))
+	sub := kafka.On(number, topic, apply)
+	sub.Linger = linger
+	c, err := kafka.NewConsumer(r.cfg, r.cc, r.db, r.log, nil, sub)
 	require.NoError(r.t, err)
 	c.GroupPatience(patience)
 	held, free := make(chan struct{}), make(chan struct{})
@@ -60,7 +62,7 @@ func (r *rig) behind(patience time.Duration, apply func(context.Context, *outbox
 // Batches of many partitions that come while a transaction runs share the next.
 func TestSmallBatchesShareATransaction(t *testing.T) {
 	r := setupPartitions(t, 12)
-	c, partitions, release := r.behind(waitFor, apply, names(30, "")...)
+	c, partitions, release := r.behind(waitFor, 0, apply, names(30, "")...)
 	require.Greater(t, partitions, 3)
 	r.eventually("all wait", func() bool { return c.GroupWaiting() == partitions })
 	require.Zero(t, r.count(`select count(*) from effects`))
@@ -75,7 +77,7 @@ func TestSmallBatchesShareATransaction(t *testing.T) {
 func TestBatchesThatAreTooLargeTogetherDoNotShareATransaction(t *testing.T) {
 	r := setupPartitions(t, 12)
 	r.cc.BatchBytes = 1 // so that every batch is one record
-	c, partitions, release := r.behind(waitFor, apply, names(30, "")...)
+	c, partitions, release := r.behind(waitFor, 0, apply, names(30, "")...)
 	r.eventually("all wait", func() bool { return c.GroupWaiting() == partitions })
 	release()
 	r.eventually("all have their effect", func() bool { return r.count(`select count(*) from effects`) == 31 })
@@ -85,16 +87,17 @@ func TestBatchesThatAreTooLargeTogetherDoNotShareATransaction(t *testing.T) {
 // A batch that lingers takes those along that come meanwhile.
 func TestABatchLingersForOthers(t *testing.T) {
 	r := setupPartitions(t, 12)
-	r.cc.Linger = 4 * time.Second
 	taken := make(chan struct{}, 100)
-	c, err := kafka.NewConsumer(r.cfg, r.cc, r.db, r.log, nil, kafka.OnPrepared(number, topic,
+	sub := kafka.OnPrepared(number, topic,
 		func(context.Context, event.Event, event.OrderCancelled) (bool, error) {
 			taken <- struct{}{}
 			return true, nil
 		},
 		func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled, _ bool) error {
 			return apply(ctx, tx, e, p)
-		}))
+		})
+	sub.Linger = 4 * time.Second
+	c, err := kafka.NewConsumer(r.cfg, r.cc, r.db, r.log, nil, sub)
 	require.NoError(t, err)
 	c.GroupPatience(waitFor)
 	r.background(c.Run)
@@ -119,10 +122,53 @@ func TestABatchLingersForOthers(t *testing.T) {
 	require.GreaterOrEqual(t, r.count(`select count(*) from effects where xmin::text = (select xmin::text from effects where note = 'first')`), len(used))
 }
 
+// What lingers for long holds up nothing that does not.
+func TestOnlyBatchesThatLingerAlikeShare(t *testing.T) {
+	r := setup(t)
+	other := event.New("test", event.PaymentFailed{OrderID: uuid.New(), PaymentID: uuid.New(), CustomerID: uuid.New()})
+	slow := kafka.On(number+1, other.Type, func(_ context.Context, tx *outbox.Tx, e event.Event, _ event.PaymentFailed) error {
+		tx.Queue(`insert into effects (event_id, key, note) values ($1, $2, 'slow')`, e.ID, e.Subject)
+		return nil
+	})
+	slow.Linger, r.cc.ShutdownTimeout = waitFor, 50*time.Millisecond
+	taken := make(chan struct{}, 1)
+	slow.Prepare = func(context.Context, event.Event) (any, error) {
+		taken <- struct{}{}
+		return nil, nil
+	}
+	c, err := kafka.NewConsumer(r.cfg, r.cc, r.db, r.log, nil, slow, kafka.On(number, topic, apply))
+	require.NoError(t, err)
+	c.GroupPatience(waitFor)
+	r.background(c.Run)
+	require.NoError(t, kafka.EnsureTopics(t.Context(), r.client, r.cfg, other.Type))
+	r.produce(other)
+	select {
+	case <-taken:
+	case <-time.After(waitFor):
+		require.FailNow(t, "nothing is consumed")
+	}
+	r.produce(order(uuid.New(), "quick"))
+	r.eventually("the quick one has its effect", func() bool { return r.count(`select count(*) from effects where note = 'quick'`) == 1 })
+	require.Zero(t, r.count(`select count(*) from effects where note = 'slow'`))
+}
+
+// A batch that has waited for the transaction before its own has lingered.
+func TestABatchLingersFromWhenItCame(t *testing.T) {
+	const linger = 3 * time.Second
+	r := setupPartitions(t, 12)
+	c, partitions, release := r.behind(waitFor, linger, apply, names(30, "")...)
+	r.eventually("all wait", func() bool { return c.GroupWaiting() == partitions })
+	<-time.After(linger)
+	release()
+	released := time.Now()
+	r.eventually("all have their effect", func() bool { return r.count(`select count(*) from effects`) == 31 })
+	require.Less(t, time.Since(released), linger)
+}
+
 // What fails in a shared transaction is found out alone, and the others happen.
 func TestAFailureInASharedTransactionIsItsOwn(t *testing.T) {
 	r := setupPartitions(t, 12)
-	c, partitions, release := r.behind(waitFor, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
+	c, partitions, release := r.behind(waitFor, 0, func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.OrderCancelled) error {
 		switch p.Reason {
 		case "refused":
 			return kafka.Permanent(errors.New("no"))
@@ -142,7 +188,7 @@ func TestAFailureInASharedTransactionIsItsOwn(t *testing.T) {
 // A transaction that takes long holds up nobody for long.
 func TestASlowTransactionDoesNotHoldUpOtherPartitions(t *testing.T) {
 	r := setupPartitions(t, 12)
-	_, partitions, release := r.behind(50*time.Millisecond, apply, names(30, "")...)
+	_, partitions, release := r.behind(50*time.Millisecond, 0, apply, names(30, "")...)
 	require.Greater(t, partitions, 3)
 	r.eventually("others have their effect", func() bool { return r.count(`select count(*) from effects`) >= partitions })
 	require.Zero(t, r.count(`select count(*) from effects where note = 'first'`))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -22,6 +23,13 @@ type Subscription struct {
 	Consumer int16
 	Topic    string // also the type of its events
 
+	// Linger is how long a small batch waits for those of other partitions to share
+	// its transaction, as with PostgreSQL's commit_delay; 0 by default. Worth a few
+	// milliseconds where records come in bursts and nobody waits for each. Only
+	// batches that linger alike share, so that what may take its time does not hold
+	// up what may not. It has to be well below 50 ms: a batch that waited
+	// that long goes alone.
+	Linger time.Duration
 	// Prepare, if any, talks to the outside world (a card provider, a mail
 	// server), outside of any transaction and concurrently for distinct keys. Its
 	// calls are made at least once: again after a crash or a rebalance. What it

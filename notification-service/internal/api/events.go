@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/tiffin-platform/tiffin/notification-service/internal/notification"
 	"github.com/tiffin-platform/tiffin/pkg/event"
@@ -23,9 +24,17 @@ const (
 	onDeliveryRequested int16 = 8
 )
 
+// Events come in bursts, of several relays and of the service's own requests:
+// those of this time are one transaction. Mails may take longer, and what users
+// see at once does not wait for their records.
+const (
+	linger         = 3 * time.Millisecond
+	deliveryLinger = 20 * time.Millisecond
+)
+
 // Subscriptions returns what the service consumes.
 func Subscriptions(svc *notification.Service) []kafka.Subscription {
-	return []kafka.Subscription{
+	subs := []kafka.Subscription{
 		kafka.On(onUserRegistered, event.TypeUserRegistered,
 			func(ctx context.Context, tx *outbox.Tx, e event.Event, p event.UserRegistered) error {
 				return final(svc.Register(ctx, tx, e, p))
@@ -45,6 +54,13 @@ func Subscriptions(svc *notification.Service) []kafka.Subscription {
 				return svc.RecordAttempt(ctx, tx, p, a)
 			}),
 	}
+	for i := range subs {
+		subs[i].Linger = linger
+		if subs[i].Consumer == onDeliveryRequested {
+			subs[i].Linger = deliveryLinger
+		}
+	}
+	return subs
 }
 
 // notify turns an event into the notification that of makes of it.
