@@ -101,7 +101,8 @@ func apply(ctx context.Context, tx *outbox.Tx, changes []change) ([]answer, erro
 		}
 		before := k.Intent
 		answers[i].Outcome, answers[i].err = c.rule(&k.Intent)
-		tx.Queue(`insert into simulator.calls (operation, ref, key, result) values ($1, $2, $3, $4)`, c.operation, c.ref, k.key, answers[i].String())
+		tx.QueueRow(`insert into simulator.calls (operation, ref, key, result)
+			select * from unnest($1::text[], $2::text[], $3::text[], $4::text[])`, c.operation, c.ref, k.key, answers[i].String())
 		k.write(tx, c.ref, before)
 	}
 	return answers, nil
@@ -118,7 +119,8 @@ func (k *kept) write(tx *outbox.Tx, ref string, before Intent) {
 	}
 	switch k.State {
 	case IsCharged:
-		tx.Queue(`insert into simulator.charges (ref, key, amount, currency) values ($1, $2, $3, $4)`, ref, k.key, k.amount, k.currency)
+		tx.QueueRow(`insert into simulator.charges (ref, key, amount, currency)
+			select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[])`, ref, k.key, k.amount, k.currency)
 	case IsRefunded:
 		tx.Queue(`insert into simulator.voids (ref, key, kind, amount, currency) values ($1, $2, 'refund', $3, $4)`, ref, k.key, k.amount, k.currency)
 	case IsVoided:
