@@ -28,7 +28,7 @@ const (
 // those of this time are one transaction. Mails may take longer, and what users
 // see at once does not wait for their records.
 const (
-	linger         = 3 * time.Millisecond
+	linger         = 1 * time.Millisecond
 	deliveryLinger = 20 * time.Millisecond
 )
 
