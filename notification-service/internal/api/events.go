@@ -29,7 +29,7 @@ const (
 // see at once does not wait for their records.
 const (
 	linger         = 1 * time.Millisecond
-	deliveryLinger = 20 * time.Millisecond
+	deliveryLinger = 40 * time.Millisecond
 )
 
 // Subscriptions returns what the service consumes.
