@@ -27,8 +27,8 @@ type Subscription struct {
 	// its transaction, as with PostgreSQL's commit_delay; 0 by default. Worth a few
 	// milliseconds where records come in bursts and nobody waits for each. Only
 	// batches that linger alike share, so that what may take its time does not hold
-	// up what may not. It has to be well below 50 ms: a batch that waited
-	// that long goes alone.
+	// up what may not; one from a retry topic lingers as its first record does. It
+	// has to be below 50 ms: a batch that waited that long goes alone.
 	Linger time.Duration
 	// Prepare, if any, talks to the outside world (a card provider, a mail
 	// server), outside of any transaction and concurrently for distinct keys. Its

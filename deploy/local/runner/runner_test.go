@@ -83,6 +83,26 @@ func environment(o Options, name string) map[string]string {
 	return set
 }
 
+// Here and in Compose alike; the auth service's hashing is garbage of many MiB.
+func TestServicesCollectGarbageAsInCompose(t *testing.T) {
+	t.Setenv("GOGC", "") // which has precedence
+	t.Setenv("GOMEMLIMIT", "")
+	require.NoError(t, os.Unsetenv("GOGC"))
+	require.NoError(t, os.Unsetenv("GOMEMLIMIT"))
+	compose, err := os.ReadFile("../../../docker-compose.yml")
+	require.NoError(t, err)
+	o := options(t, nil)
+	for _, s := range services {
+		env := environment(o, s.name)
+		if s.name == "auth-service" {
+			require.Empty(t, env["GOGC"]+env["GOMEMLIMIT"])
+			continue
+		}
+		require.Contains(t, string(compose), "\n  GOGC: "+env["GOGC"]+" ", s.name)
+		require.Contains(t, string(compose), "\n  GOMEMLIMIT: "+env["GOMEMLIMIT"]+" ", s.name)
+	}
+}
+
 func TestOffsetMovesEveryAddress(t *testing.T) {
 	t.Parallel()
 	o := options(t, map[string]string{"TIFFIN_PORT_OFFSET": "10000"})
