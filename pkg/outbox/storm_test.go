@@ -44,6 +44,7 @@ type storm struct {
 	slowpoke int           // so many of the writers
 	pairs    int           // writers with two connections, see pair
 
+	deaths   int  // of leaders just after they stored a cursor, at least; and nothing else
 	kills    bool // relay processes die and freeze, connections break
 	broker   bool // the broker is away or answers with errors
 	restarts bool // the database server is killed
@@ -51,13 +52,13 @@ type storm struct {
 	committed *atomic.Int64 // events, as far as the writers know
 }
 
-// TestStorm runs for a few seconds by default. The long form, of so many events
+// TestStorm is short by default. The long form, of so many events
 // for each kind of trouble:
 //
 //	OUTBOX_STORM=100000 OUTBOX_STORM_SEED=1 go test -run 'TestStorm$' -v -timeout 1h ./outbox
 func TestStorm(t *testing.T) {
 	t.Parallel()
-	slow, events := 150*time.Millisecond, int64(0)
+	slow, events := 150*time.Millisecond, int64(500)
 	if s := os.Getenv("OUTBOX_STORM"); s != "" {
 		var err error
 		events, err = strconv.ParseInt(s, 10, 64)
@@ -93,9 +94,9 @@ func TestStorm(t *testing.T) {
 func TestStormFindsBrokenRelays(t *testing.T) {
 	t.Parallel()
 	for variant, s := range map[string]storm{
-		"naive":         {writers: 24, slow: 100 * time.Millisecond, slowpoke: 4},
+		"naive":         {writers: 24, slow: 100 * time.Millisecond, slowpoke: 4, events: 200},
 		"bound by xmax": {slow: 100 * time.Millisecond, pairs: 2},
-		"bound later":   {writers: 24, slow: 500 * time.Millisecond, slowpoke: 12, kills: true},
+		"bound later":   {writers: 24, slow: 500 * time.Millisecond, slowpoke: 12, deaths: 5},
 	} {
 		t.Run(variant, func(t *testing.T) {
 			s.variant, s.lasts = variant, 2*time.Second
@@ -134,12 +135,13 @@ func (s storm) run(t *testing.T, broker *kafkatest.Broker) (verdict, int) {
 	}
 	rng := rand.New(rand.NewPCG(s.seed, 1_000_000))
 	relays := []*proc.Process{s.relay(w, rng), s.relay(w, rng)}
-	for began := time.Now(); time.Since(began) < s.lasts || committed.Load() < s.events; {
+	require.Eventually(t, func() bool { return w.epoch() > 0 }, patience, time.Millisecond, "one leads: the time counts from here")
+	for began := time.Now(); time.Since(began) < s.lasts || committed.Load() < s.events || s.deaths > 0 && w.epoch() <= s.deaths; {
 		s.trouble(ctx, w, server, relays, rng)
 	}
 	stop()
 	g.Wait()
-	if !s.kills {
+	if !s.kills && s.deaths == 0 {
 		w.drained() // the kills below may repeat what is under way
 	}
 	for i := range relays {
@@ -161,16 +163,19 @@ func (s storm) run(t *testing.T, broker *kafkatest.Broker) (verdict, int) {
 	return judge(w.published(), want), events
 }
 
-// relay starts a relay process; with kills on, one that may die at a bad point.
+// relay starts a relay process that may die at a bad point.
 func (s storm) relay(w *world, rng *rand.Rand) *proc.Process {
-	if !s.kills { // nobody is to lose the lease for want of a processor
-		return w.child(s.variant, time.Minute, "")
+	lease, crash := time.Minute, "" // nobody is to lose it for want of a processor
+	switch {
+	case s.deaths > 0:
+		crash = fmt.Sprintf("%d:after cursor", 1+rng.IntN(5))
+	case s.kills:
+		lease = time.Second
+		if rng.IntN(2) == 0 {
+			crash = fmt.Sprintf("%d:%s", 1+rng.IntN(40), []string{"before produce", "before cursor", "after cursor"}[rng.IntN(3)])
+		}
 	}
-	crash := ""
-	if rng.IntN(2) == 0 {
-		crash = fmt.Sprintf("%d:%s", 1+rng.IntN(40), []string{"before produce", "before cursor", "after cursor"}[rng.IntN(3)])
-	}
-	return w.child(s.variant, time.Second, crash)
+	return w.child(s.variant, lease, crash)
 }
 
 func (s storm) trouble(ctx context.Context, w *world, server *pgtest.Server, relays []*proc.Process, rng *rand.Rand) {
