@@ -25,12 +25,15 @@ const (
 // try runs items in one transaction, all or nothing. Without a fault every item
 // has its result and the transaction is committed.
 func (w *worker) try(ctx context.Context, items []*item) *fault {
+	run := w.c.runGrouped
+	if w.limit < w.c.cc.BatchRecords || w.races > 0 || len(items) > groupBatch {
+		run = w.c.run // what failed lately is not to disturb others, and what is large needs none
+	} else if sub := items[0].sub; sub.Prepare != nil && sub.Linger == 0 {
+		own := w.c.rounds.enter(ctx)
+		defer w.c.rounds.leave(own)
+	}
 	if f := w.prepare(ctx, items); f != nil {
 		return f
-	}
-	run := w.c.runGrouped
-	if w.limit < w.c.cc.BatchRecords || w.races > 0 {
-		run = w.c.run // what failed lately is not to disturb others
 	}
 	if f := run(ctx, items); f != nil {
 		return f

@@ -41,6 +41,7 @@ type Consumer struct {
 	slots    slots // transactions at once: some connections are for the service's clients
 	prepares slots
 	looks    *coalesce.Calls[look, seen]
+	rounds   rounds                         // of batches that prepare and do not linger
 	groups   map[time.Duration]*groupCommit // by how long their batches linger
 	outage   outage
 	hot      atomic.Pointer[map[inbox.Key]bool] // keys with more followers than may be parked
@@ -72,6 +73,7 @@ func NewConsumer(cfg Config, cc ConsumerConfig, db *outbox.DB, log *slog.Logger,
 		subs: map[string]*Subscription{}, numbers: map[int16]*Subscription{}, levels: map[string]int{},
 		slots:    make(slots, max(1, db.Pool.Config().MaxConns/2)),
 		prepares: make(slots, cc.PrepareConcurrency),
+		rounds:   rounds{patience: groupPatience},
 		groups:   map[time.Duration]*groupCommit{},
 		room:     make(chan struct{}, 1),
 		workers:  map[place]*worker{},

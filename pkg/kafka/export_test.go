@@ -12,8 +12,10 @@ func (c *Consumer) Clock(now func() time.Time) { c.now = now }
 // Explain is what logs say beside a client's error.
 var Explain = explain
 
-// GroupPatience sets how long a batch waits for the transaction before its own.
+// GroupPatience sets how long a batch waits for the transaction or the round
+// before its own.
 func (c *Consumer) GroupPatience(d time.Duration) {
+	c.rounds.patience = d
 	for _, g := range c.groups {
 		g.patience = d
 	}
@@ -25,4 +27,11 @@ func (c *Consumer) GroupWaiting() (n int) {
 		n += g.count()
 	}
 	return n
+}
+
+// RoundWaiting returns how many batches wait for a round.
+func (c *Consumer) RoundWaiting() int {
+	c.rounds.mu.Lock()
+	defer c.rounds.mu.Unlock()
+	return len(c.rounds.waiting)
 }

@@ -10,10 +10,11 @@ import (
 )
 
 const (
-	// groupBatch is how many records a batch may have to share a transaction.
+	// groupBatch is how many records a batch may have to share a transaction or a
+	// round with others.
 	// Larger ones gain little, and run side by side instead.
 	groupBatch = 50
-	// groupPatience is how long a batch waits for the transaction before its own:
+	// groupPatience is how long a batch waits for the transaction or the round before its own:
 	// a handler that takes long holds up other partitions for no longer.
 	groupPatience = 50 * time.Millisecond
 )
@@ -48,9 +49,6 @@ type verdict struct {
 
 // runGrouped is run, perhaps in one transaction with batches of other workers.
 func (c *Consumer) runGrouped(ctx context.Context, items []*item) *fault {
-	if len(items) > groupBatch {
-		return c.run(ctx, items)
-	}
 	g := c.groups[items[0].sub.Linger]
 	own := &share{ctx: ctx, items: items, since: time.Now(), told: make(chan verdict, 1)}
 	for _, it := range items {
