@@ -25,8 +25,12 @@ import (
 // little more than one of them, also for those who consume them. Every order
 // begins here, so it is the one place to gather: what the payment service
 // answers comes together as well, and has no pace of its own to wait for. It
-// comes after about 20 ms, and is told with the orders that came meanwhile.
-const pace = 25 * time.Millisecond
+// comes after about 20 ms, and is told with the orders that came meanwhile: the
+// answers set the pace, and where none come pace does.
+const (
+	pace       = 40 * time.Millisecond
+	answerPace = 24 * time.Millisecond
+)
 
 func main() {
 	service.Main(name, adminAddr, run, deadletter.SubCommand(name, defaultDatabase))
@@ -66,7 +70,7 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	}
 	defer client.Close()
 	o.Admin.Mount("/dlq", deadletter.NewStore(db, name).Routes())
-	relay := outbox.NewRelay(db, client, outbox.RelayConfig{Pace: pace}, o.Log, o.Registry)
+	relay := outbox.NewRelay(db, client, outbox.RelayConfig{Pace: pace, BatchPace: answerPace}, o.Log, o.Registry)
 	orders := order.NewService(db, cfg.PaymentDeadline, o.Log, time.Now)
 	consumer, err := kafka.NewConsumer(cfg.Kafka, cfg.Consumer, db, o.Log, o.Registry, api.Subscriptions(orders)...)
 	if err != nil {

@@ -83,6 +83,7 @@ func (db *DB) session() *Session {
 // Begin returns.
 func (db *DB) Begin(ctx context.Context, first *pgx.Batch) (*Session, error) {
 	s := db.session()
+	s.tx.session = true
 	var extra []*pgx.QueuedQuery
 	if first != nil {
 		extra = first.QueuedQueries

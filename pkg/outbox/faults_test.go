@@ -418,6 +418,48 @@ func TestAtItsPaceTheRelayPublishesManyEventsTogether(t *testing.T) {
 	require.LessOrEqual(t, batches.Load(), 2+int64(time.Since(began)/pace))
 }
 
+// What a batch emitted does not wait for the pace of single events, and has one
+// of its own.
+func TestTheEventsOfABatchHaveAPaceOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		pace    time.Duration // of batches
+		batches int           // one of 20 events
+	}{
+		"batches wait for each other": {100 * time.Millisecond, 20},
+		"single events for a batch":   {time.Millisecond, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			run(t, w.bell.Run)
+			relay := w.relay(outbox.RelayConfig{Pace: time.Hour, BatchPace: c.pace})
+			var reads atomic.Int64
+			relay.At(func(at string) {
+				if at == "before produce" {
+					reads.Add(1)
+				}
+			})
+			run(t, relay.Run)
+			require.Eventually(t, func() bool { return w.epoch() == 1 }, patience, time.Millisecond)
+			began := time.Now()
+			for i := range 20 {
+				w.emit("k")
+				if i < 20-c.batches {
+					continue
+				}
+				s, err := w.db.Begin(t.Context(), nil)
+				require.NoError(t, err)
+				s.Tx().Emit(t.Context(), newEvent("k"))
+				require.NoError(t, s.Commit(t.Context()))
+			}
+			w.drained()
+			// The doorbell, when it begins, wakes all as well.
+			require.LessOrEqual(t, reads.Load(), 3+min(int64(c.batches), 1+int64(time.Since(began)/c.pace)))
+		})
+	}
+}
+
 // The pace is no delay for what comes alone.
 func TestTheFirstEventAfterAQuietTimeDoesNotWait(t *testing.T) {
 	t.Parallel()

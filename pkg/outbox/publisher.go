@@ -69,6 +69,8 @@ func (p *publisher) restart() {
 func (p *publisher) run(ctx context.Context) error {
 	wake, stop := p.subscribe(relayKey)
 	defer stop()
+	batches, stopBatches := p.subscribe(batchKey)
+	defer stopBatches()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var (
@@ -77,6 +79,7 @@ func (p *publisher) run(ctx context.Context) error {
 		pollAt  time.Time
 		statsAt time.Time
 		drainBy time.Time
+		paced   time.Time // when the read was from which the pace counts
 		done    = ctx.Done()
 	)
 	for {
@@ -119,8 +122,10 @@ func (p *publisher) run(ctx context.Context) error {
 			}
 			if any {
 				// Under load the events of this time go together, here and in all that
-				// follows. The first after a quiet time does not wait.
-				p.notBefore = now.Add(p.cfg.Pace)
+				// follows. The first after a quiet time does not wait, and what a batch
+				// emitted has waited for others already: the answers to what was
+				// published set the pace for more.
+				p.notBefore, paced = now.Add(p.cfg.Pace), now
 			}
 		}
 		timer.Reset(p.sleep(mayRead, now, pollAt, statsAt, drainBy))
@@ -129,6 +134,11 @@ func (p *publisher) run(ctx context.Context) error {
 		case <-p.signal:
 		case <-wake:
 			due = true
+		case <-batches:
+			due = true
+			if p.notBefore.Equal(paced.Add(p.cfg.Pace)) { // and not by a failure
+				p.notBefore = paced.Add(p.cfg.BatchPace)
+			}
 		case <-timer.C:
 		}
 	}

@@ -26,6 +26,9 @@ const (
 
 	// relayKey is the doorbell's key that wakes the relay.
 	relayKey = "msg.outbox"
+	// batchKey is rung as well after a Session's commit: what it emitted has come
+	// together already.
+	batchKey = "msg.outbox.batch"
 )
 
 // Record is a row of the outbox: a Kafka record to be.

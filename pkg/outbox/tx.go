@@ -16,6 +16,7 @@ import (
 type Tx struct {
 	db      *DB
 	conn    *pgxpool.Conn
+	session bool // it is a Session's that Begin returned
 	begun   bool // BEGIN was sent
 	done    bool
 	queued  []statement
@@ -215,6 +216,9 @@ func (t *Tx) ring() {
 	}
 	if len(t.records) > 0 {
 		t.Ring(relayKey)
+		if t.session {
+			t.Ring(batchKey)
+		}
 	}
 	t.db.bell.Ring(t.rings...)
 }
