@@ -32,10 +32,11 @@ type round struct {
 // runs, for no longer than patience from its begin.
 func (r *rounds) enter(ctx context.Context) *round {
 	r.mu.Lock()
-	if r.last == nil || r.last.members == 0 || time.Since(r.last.began) >= r.patience {
-		r.last = &round{began: time.Now()}
+	over := r.last == nil || r.last.members == 0 || time.Since(r.last.began) >= r.patience
+	if over {
+		r.next()
 	}
-	if time.Since(r.last.began) < roundWindow {
+	if over || time.Since(r.last.began) < roundWindow {
 		defer r.mu.Unlock()
 		r.last.members++
 		return r.last
@@ -68,7 +69,7 @@ func (r *rounds) leave(own *round) {
 	}
 }
 
-// next begins a round of all that wait. It is called with mu held.
+// next begins a round of all that wait, if any. It is called with mu held.
 func (r *rounds) next() {
 	r.last = &round{began: time.Now(), members: len(r.waiting)}
 	for _, turn := range r.waiting {
