@@ -11,11 +11,11 @@ import (
 
 const (
 	// groupBatch is how many records a batch may have to share a transaction or a
-	// round with others.
-	// Larger ones gain little, and run side by side instead.
+	// round. Larger ones gain little, and run side by side instead.
 	groupBatch = 50
-	// groupPatience is how long a batch waits for the transaction or the round before its own:
-	// a handler that takes long holds up other partitions for no longer.
+	// groupPatience is how long a batch waits for the transaction or the round
+	// before its own: a handler that takes long holds up other partitions for no
+	// longer.
 	groupPatience = 50 * time.Millisecond
 )
 
