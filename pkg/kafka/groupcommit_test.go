@@ -46,6 +46,13 @@ func (r *rig) behind(patience, linger time.Duration, apply func(context.Context,
 	case <-time.After(waitFor):
 		require.FailNow(r.t, "nothing is committed")
 	}
+	return c, r.produceBeside(first, notes...), release
+}
+
+// produceBeside produces an event for each note and returns on how many
+// partitions they are, but for first's.
+func (r *rig) produceBeside(first *kgo.Record, notes ...string) (partitions int) {
+	r.t.Helper()
 	used := map[int32]bool{}
 	var records []*kgo.Record
 	for _, note := range notes {
@@ -56,7 +63,7 @@ func (r *rig) behind(patience, linger time.Duration, apply func(context.Context,
 		used[rec.Partition] = true
 	}
 	delete(used, first.Partition)
-	return c, len(used), release
+	return len(used)
 }
 
 // Batches of many partitions that come while a transaction runs share the next.
@@ -108,18 +115,10 @@ func TestABatchLingersForOthers(t *testing.T) {
 	case <-time.After(waitFor):
 		require.FailNow(t, "nothing is consumed")
 	}
-	var records []*kgo.Record
-	for _, note := range names(30, "") {
-		records = append(records, record(order(uuid.New(), note)))
-	}
-	r.produceRecords(records...)
-	used := map[int32]bool{first.Partition: true}
-	for _, rec := range records {
-		used[rec.Partition] = true
-	}
-	require.Greater(t, len(used), 3)
+	partitions := 1 + r.produceBeside(first, names(30, "")...)
+	require.Greater(t, partitions, 3)
 	r.eventually("the first has its effect", func() bool { return r.count(`select count(*) from effects where note = 'first'`) == 1 })
-	require.GreaterOrEqual(t, r.count(`select count(*) from effects where xmin::text = (select xmin::text from effects where note = 'first')`), len(used))
+	require.GreaterOrEqual(t, r.count(`select count(*) from effects where xmin::text = (select xmin::text from effects where note = 'first')`), partitions)
 }
 
 // What lingers for long holds up nothing that does not.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tiffin-platform/tiffin/pkg/event"
 	"github.com/tiffin-platform/tiffin/pkg/kafka"
@@ -49,17 +48,7 @@ func (r *rig) preparing(patience time.Duration) (c *kafka.Consumer, partitions i
 	case <-time.After(waitFor):
 		require.FailNow(r.t, "nothing is prepared")
 	}
-	used := map[int32]bool{}
-	var records []*kgo.Record
-	for _, note := range names(30, "") {
-		records = append(records, record(order(uuid.New(), note)))
-	}
-	r.produceRecords(records...)
-	for _, rec := range records {
-		used[rec.Partition] = true
-	}
-	delete(used, first.Partition)
-	return c, len(used), prepared, release
+	return c, r.produceBeside(first, names(30, "")...), prepared, release
 }
 
 // Batches of many partitions that come while others prepare begin together, as

@@ -29,7 +29,7 @@ type RelayConfig struct {
 	PollMin   time.Duration // first poll after activity, where no doorbell tells of the next [5 ms]
 	PollMax   time.Duration // poll when idle [250 ms]
 	Pace      time.Duration // from one read to the next at least, unless it found a full page [0]
-	BatchPace time.Duration // the same where a Session committed, as a consumer does with a batch [Pace]
+	BatchPace time.Duration // the same where a Session committed, as a consumer does with a batch; no more than Pace [Pace]
 	Drain     time.Duration // how long a shutdown waits for acknowledgements [5 s]
 	Retention time.Duration // how long published rows are kept; negative: for ever [24 h]
 	Prune     time.Duration // pause between looks for old rows [1 min]
@@ -41,7 +41,7 @@ func (c RelayConfig) withDefaults() RelayConfig {
 	c.InFlight = cmp.Or(c.InFlight, 3)
 	c.MaxGaps = cmp.Or(c.MaxGaps, 2048)
 	c.Lease = cmp.Or(c.Lease, 5*time.Second)
-	c.BatchPace = cmp.Or(c.BatchPace, c.Pace)
+	c.BatchPace = min(cmp.Or(c.BatchPace, c.Pace), c.Pace)
 	c.PollMin = cmp.Or(c.PollMin, 5*time.Millisecond)
 	c.PollMax = cmp.Or(c.PollMax, 250*time.Millisecond)
 	c.Drain = cmp.Or(c.Drain, 5*time.Second)
