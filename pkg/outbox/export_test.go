@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"strings"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/trace"
@@ -12,6 +13,17 @@ var EncodeEvent = encodeEvent
 
 // At sets what a relay runs at the points where a crash matters.
 func (r *Relay) At(f func(point string)) { r.at = f }
+
+// Reads counts how often a relay reads.
+func Reads(r *Relay) *atomic.Int64 {
+	var reads atomic.Int64
+	step := r.step
+	r.step = func(c cursor, seqs []int64, xmin int64, cut bool, limit int) (cursor, int) {
+		reads.Add(1)
+		return step(c, seqs, xmin, cut, limit)
+	}
+	return &reads
+}
 
 // ReadSQL and the other statements, for tests of their plans.
 const (

@@ -76,6 +76,27 @@ func TestTheEventsOfABatchHaveAPaceOfTheirOwn(t *testing.T) {
 	}
 }
 
+// Two keys are rung for what a batch emitted, and one read answers both.
+func TestTheRelayReadsOncePerBatch(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	run(t, w.bell.Run)
+	relay := w.relay(outbox.RelayConfig{PollMax: time.Hour})
+	reads := outbox.Reads(relay)
+	run(t, relay.Run)
+	require.Eventually(t, func() bool { return w.epoch() == 1 }, patience, time.Millisecond)
+	const batches = 20
+	for range batches {
+		s, err := w.db.Begin(t.Context(), nil)
+		require.NoError(t, err)
+		s.Tx().Emit(t.Context(), newEvent("k"))
+		require.NoError(t, s.Commit(t.Context()))
+		w.drained()
+	}
+	// One when it begins to lead; the doorbell, when it begins, wakes all as well.
+	require.LessOrEqual(t, reads.Load(), int64(batches+3))
+}
+
 // The pace is no delay for what comes alone.
 func TestTheFirstEventAfterAQuietTimeDoesNotWait(t *testing.T) {
 	t.Parallel()

@@ -111,6 +111,8 @@ func (p *publisher) run(ctx context.Context) error {
 		}
 		mayRead := drainBy.IsZero() && !p.failed && len(p.flight) < p.cfg.InFlight && !now.Before(p.notBefore)
 		if mayRead && (due || !now.Before(pollAt)) {
+			forget(wake) // what they were rung for is read now
+			forget(batches)
 			more, any, err := p.next(ctx)
 			if err != nil {
 				return err
@@ -141,6 +143,13 @@ func (p *publisher) run(ctx context.Context) error {
 			}
 		case <-timer.C:
 		}
+	}
+}
+
+func forget(rung <-chan struct{}) {
+	select {
+	case <-rung:
+	default:
 	}
 }
 
