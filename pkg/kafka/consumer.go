@@ -41,8 +41,8 @@ type Consumer struct {
 	slots    slots // transactions at once: some connections are for the service's clients
 	prepares slots
 	looks    *coalesce.Calls[look, seen]
-	rounds   rounds                         // of batches that prepare and do not linger
-	groups   map[time.Duration]*groupCommit // by how long their batches linger
+	rounds   rounds                // of batches that prepare and do not linger
+	groups   map[bool]*groupCommit // by whether their batches prepare
 	outage   outage
 	hot      atomic.Pointer[map[inbox.Key]bool] // keys with more followers than may be parked
 	room     chan struct{}                      // buffered 1: a full queue has room again
@@ -74,7 +74,7 @@ func NewConsumer(cfg Config, cc ConsumerConfig, db *outbox.DB, log *slog.Logger,
 		slots:    make(slots, max(1, db.Pool.Config().MaxConns/2)),
 		prepares: make(slots, cc.PrepareConcurrency),
 		rounds:   rounds{patience: groupPatience},
-		groups:   map[time.Duration]*groupCommit{},
+		groups:   map[bool]*groupCommit{false: newGroupCommit(), true: newGroupCommit()},
 		room:     make(chan struct{}, 1),
 		workers:  map[place]*worker{},
 	}
@@ -85,7 +85,6 @@ func NewConsumer(cfg Config, cc ConsumerConfig, db *outbox.DB, log *slog.Logger,
 	for i := range subs {
 		sub := &subs[i]
 		c.subs[sub.Topic], c.numbers[sub.Consumer] = sub, sub
-		c.groups[sub.Linger] = &groupCommit{linger: sub.Linger, patience: groupPatience}
 	}
 	for n := 1; n <= Retries; n++ {
 		c.levels[RetryTopic(cc.Group, n)] = n

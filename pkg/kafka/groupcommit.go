@@ -21,14 +21,19 @@ const (
 
 // groupCommit lets small batches of several partitions share a transaction, as a
 // log shares a flush (DeWitt et al., SIGMOD 1984): while one runs, those that
-// come wait, and go together into the next. The one that leads a transaction
-// first waits until it is there for linger; while none runs nothing else does.
+// come wait, and go together into the next. None begins before the first of them
+// is due; then all go.
 type groupCommit struct {
-	linger, patience time.Duration
+	patience time.Duration
+	came     chan struct{} // one more waits; buffered 1
 
 	mu      sync.Mutex
 	busy    bool
 	waiting []*share
+}
+
+func newGroupCommit() *groupCommit {
+	return &groupCommit{patience: groupPatience, came: make(chan struct{}, 1)}
 }
 
 // share is one worker's batch.
@@ -36,7 +41,7 @@ type share struct {
 	ctx   context.Context //nolint:containedctx // of the batch, for as long as it waits
 	items []*item
 	bytes int
-	since time.Time
+	due   time.Time    // it has lingered
 	told  chan verdict // buffered 1
 }
 
@@ -49,8 +54,9 @@ type verdict struct {
 
 // runGrouped is run, perhaps in one transaction with batches of other workers.
 func (c *Consumer) runGrouped(ctx context.Context, items []*item) *fault {
-	g := c.groups[items[0].sub.Linger]
-	own := &share{ctx: ctx, items: items, since: time.Now(), told: make(chan verdict, 1)}
+	sub := items[0].sub
+	g := c.groups[sub.Prepare != nil]
+	own := &share{ctx: ctx, items: items, due: time.Now().Add(sub.Linger), told: make(chan verdict, 1)}
 	for _, it := range items {
 		own.bytes += len(it.rawKey) + len(it.value)
 	}
@@ -79,14 +85,7 @@ func (c *Consumer) runGrouped(ctx context.Context, items []*item) *fault {
 
 // lead runs a batch together with those that wait, and hands over.
 func (c *Consumer) lead(g *groupCommit, own *share) *fault {
-	if wait := g.linger - time.Since(own.since); wait > 0 {
-		pause := time.NewTimer(wait)
-		defer pause.Stop()
-		select {
-		case <-pause.C:
-		case <-own.ctx.Done():
-		}
-	}
+	g.linger(own)
 	coalesce.Gather(c.cc.BatchRecords, g.count) // batches of the same fetch come along
 	others := g.take(own, c.cc.BatchRecords, c.cc.BatchBytes)
 	if len(others) == 0 {
@@ -113,6 +112,38 @@ func (c *Consumer) lead(g *groupCommit, own *share) *fault {
 	return f
 }
 
+// linger waits until own or one that waits is due.
+func (g *groupCommit) linger(own *share) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		wait := time.Until(g.due(own))
+		if wait <= 0 {
+			return
+		}
+		timer.Reset(wait)
+		select {
+		case <-timer.C:
+		case <-g.came:
+		case <-own.ctx.Done():
+			return
+		}
+	}
+}
+
+// due returns when the first of own and those that wait is due.
+func (g *groupCommit) due(own *share) time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	due := own.due
+	for _, s := range g.waiting {
+		if s.due.Before(due) {
+			due = s.due
+		}
+	}
+	return due
+}
+
 // enter reports whether s may run at once; otherwise it waits.
 func (g *groupCommit) enter(s *share) bool {
 	g.mu.Lock()
@@ -122,6 +153,10 @@ func (g *groupCommit) enter(s *share) bool {
 		return true
 	}
 	g.waiting = append(g.waiting, s)
+	select {
+	case g.came <- struct{}{}:
+	default:
+	}
 	return false
 }
 

@@ -121,26 +121,55 @@ func TestABatchLingersForOthers(t *testing.T) {
 	require.GreaterOrEqual(t, r.count(`select count(*) from effects where xmin::text = (select xmin::text from effects where note = 'first')`), partitions)
 }
 
-// What lingers for long holds up nothing that does not.
-func TestOnlyBatchesThatLingerAlikeShare(t *testing.T) {
-	r := setup(t)
-	other := event.New("test", event.PaymentFailed{OrderID: uuid.New(), PaymentID: uuid.New(), CustomerID: uuid.New()})
-	slow := kafka.On(number+1, other.Type, func(_ context.Context, tx *outbox.Tx, e event.Event, _ event.PaymentFailed) error {
+// slow returns a subscription that lingers for longer than any test, and an event
+// of it.
+func slow() (kafka.Subscription, event.Event) {
+	sub := kafka.On(number+1, event.TypePaymentFailed, func(_ context.Context, tx *outbox.Tx, e event.Event, _ event.PaymentFailed) error {
 		tx.Queue(`insert into effects (event_id, key, note) values ($1, $2, 'slow')`, e.ID, e.Subject)
 		return nil
 	})
-	slow.Linger, r.cc.ShutdownTimeout = waitFor, 50*time.Millisecond
-	taken := make(chan struct{}, 1)
-	slow.Prepare = func(context.Context, event.Event) (any, error) {
-		taken <- struct{}{}
-		return nil, nil
-	}
-	c, err := kafka.NewConsumer(r.cfg, r.cc, r.db, r.log, nil, slow, kafka.On(number, topic, apply))
+	sub.Linger = waitFor
+	return sub, event.New("test", event.PaymentFailed{OrderID: uuid.New(), PaymentID: uuid.New(), CustomerID: uuid.New()})
+}
+
+// A batch that lingers goes with the next that is due, of whatever topic.
+func TestABatchThatLingersGoesWithTheNextThatIsDue(t *testing.T) {
+	r := setupPartitions(t, 12)
+	sub, first := slow()
+	c, err := kafka.NewConsumer(r.cfg, r.cc, r.db, r.log, nil, sub, kafka.On(number, topic, apply))
 	require.NoError(t, err)
 	c.GroupPatience(waitFor)
 	r.background(c.Run)
-	require.NoError(t, kafka.EnsureTopics(t.Context(), r.client, r.cfg, other.Type))
-	r.produce(other)
+	require.NoError(t, kafka.EnsureTopics(t.Context(), r.client, r.cfg, first.Type))
+	r.produce(first)
+	r.eventually("one waits behind another", func() bool {
+		_, next := slow()
+		r.produce(next)
+		return c.GroupWaiting() > 0
+	})
+	require.Zero(t, r.count(`select count(*) from effects`))
+	r.produce(order(uuid.New(), "quick"))
+	r.eventually("the quick one has its effect", func() bool { return r.count(`select count(*) from effects where note = 'quick'`) == 1 })
+	require.GreaterOrEqual(t, r.count(`select count(*) from effects
+		where note = 'slow' and xmin::text = (select xmin::text from effects where note = 'quick')`), 2)
+}
+
+// What goes outside, and may take its time, shares nothing with what only writes.
+func TestBatchesThatPrepareShareNothingWithOthers(t *testing.T) {
+	r := setup(t)
+	sub, first := slow()
+	taken := make(chan struct{}, 1)
+	sub.Prepare = func(context.Context, event.Event) (any, error) {
+		taken <- struct{}{}
+		return nil, nil
+	}
+	r.cc.ShutdownTimeout = 50 * time.Millisecond
+	c, err := kafka.NewConsumer(r.cfg, r.cc, r.db, r.log, nil, sub, kafka.On(number, topic, apply))
+	require.NoError(t, err)
+	c.GroupPatience(waitFor)
+	r.background(c.Run)
+	require.NoError(t, kafka.EnsureTopics(t.Context(), r.client, r.cfg, first.Type))
+	r.produce(first)
 	select {
 	case <-taken:
 	case <-time.After(waitFor):

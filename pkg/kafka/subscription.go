@@ -23,12 +23,13 @@ type Subscription struct {
 	Consumer int16
 	Topic    string // also the type of its events
 
-	// Linger is how long a small batch waits for those of other partitions to share
-	// its transaction, as with PostgreSQL's commit_delay; 0 by default. Worth a few
-	// milliseconds where records come in bursts and nobody waits for each. Only
-	// batches that linger alike share, so that what may take its time does not hold
-	// up what may not; one from a retry topic lingers as its first record does. It
-	// has to be below 50 ms: a batch that waited that long goes alone.
+	// Linger is how long a small batch waits at most for those of other partitions
+	// and topics to share its transaction, as with PostgreSQL's commit_delay; 0 by
+	// default. Worth a few milliseconds where records come in bursts, and more where
+	// nobody waits for them: they go along with the next that are due. Batches that
+	// prepare and those that do not share nothing. One from a retry topic lingers as
+	// its first record does. It has to be below 50 ms: a batch that waited that long
+	// goes alone.
 	Linger time.Duration
 	// Prepare, if any, talks to the outside world (a card provider, a mail
 	// server), outside of any transaction and concurrently for distinct keys. Its

@@ -25,10 +25,13 @@ const (
 )
 
 // Events come in bursts, of several relays and of the service's own requests:
-// those of this time are one transaction. Mails may take longer, and what users
-// see at once does not wait for their records.
+// those of this time are one transaction.
 const (
-	linger         = 1 * time.Millisecond
+	linger = 1 * time.Millisecond
+	// What follows soon is what users wait for: an order is confirmed, or not, a
+	// few milliseconds after it is paid. These go along with it.
+	beforeLinger = 20 * time.Millisecond
+	// Mails may take longer.
 	deliveryLinger = 40 * time.Millisecond
 )
 
@@ -55,9 +58,13 @@ func Subscriptions(svc *notification.Service) []kafka.Subscription {
 			}),
 	}
 	for i := range subs {
-		subs[i].Linger = linger
-		if subs[i].Consumer == onDeliveryRequested {
+		switch subs[i].Consumer {
+		case onOrderCreated, onPaymentCompleted:
+			subs[i].Linger = beforeLinger
+		case onDeliveryRequested:
 			subs[i].Linger = deliveryLinger
+		default:
+			subs[i].Linger = linger
 		}
 	}
 	return subs
