@@ -61,20 +61,26 @@ const (
 // Begin starts a transaction that claims the claims and locks the keys, in one
 // round trip. It waits for other transactions that claim or lock the same.
 func Begin(ctx context.Context, db *outbox.DB, claims []Claim, keys []Key) (*outbox.Session, State, error) {
+	s, state := Start(db, claims, keys)
+	if err := s.Flush(ctx); err != nil {
+		s.Rollback()
+		return nil, State{}, fmt.Errorf("claim %d events: %w", len(claims), err)
+	}
+	return s, state, nil
+}
+
+// Start is Begin without a round trip of its own: State is empty until the
+// transaction's first statement, or Flush, has returned.
+func Start(db *outbox.DB, claims []Claim, keys []Key) (*outbox.Session, State) {
 	var b pgx.Batch
-	state := State{Won: make(map[Claim]struct{}, len(claims))}
+	state := State{Won: make(map[Claim]struct{}, len(claims)), Parked: map[Key]Parked{}}
 	if len(claims) > 0 {
 		queueClaims(&b, insertClaims, claims, state.Won)
 	}
 	if len(keys) > 0 {
-		state.Parked = map[Key]Parked{}
 		queueKeys(&b, lockKeys, keys, state.Parked)
 	}
-	s, err := db.Begin(ctx, &b)
-	if err != nil {
-		return nil, State{}, fmt.Errorf("claim %d events: %w", len(claims), err)
-	}
-	return s, state, nil
+	return db.Start(&b), state
 }
 
 // Look returns which claims are taken and which keys are parked, locking

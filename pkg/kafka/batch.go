@@ -54,11 +54,16 @@ func (c *Consumer) run(ctx context.Context, items []*item) *fault {
 	}
 	defer c.slots.give()
 
-	s, state, err := inbox.Begin(ctx, c.db, claims, keys)
-	if err != nil {
+	// What is loaded comes in the round trip of the claims, and so before it is
+	// known which of the events are new.
+	s, state := inbox.Start(c.db, claims, keys)
+	defer s.Rollback()
+	if f := c.load(ctx, s, items); f != nil {
+		return f
+	}
+	if err := s.Flush(ctx); err != nil {
 		return &fault{index: -1, class: classify(ctx, err, phaseBegin, false), err: err}
 	}
-	defer s.Rollback()
 	for i, it := range items {
 		it.result, it.frees = "", false
 		if _, won := state.Won[it.claim]; !won || first[it.claim] != i {
@@ -95,10 +100,6 @@ func (c *Consumer) run(ctx context.Context, items []*item) *fault {
 
 // handle runs the handlers of the items that have no result yet.
 func (c *Consumer) handle(ctx context.Context, s *outbox.Session, items []*item) *fault {
-	s.Own(outbox.NoOwner)
-	if err := c.load(ctx, s.Tx(), items); err != nil {
-		return &fault{index: culprit(err, -1), class: classify(ctx, err, phaseApply, s.Broken()), err: err}
-	}
 	for i, it := range items {
 		if it.result != "" {
 			continue
@@ -119,13 +120,12 @@ func (c *Consumer) handle(ctx context.Context, s *outbox.Session, items []*item)
 	return nil
 }
 
-// load calls the Load of each subscription with its events that have no result
-// yet.
-func (c *Consumer) load(ctx context.Context, tx *outbox.Tx, items []*item) error {
+// load calls the Load of each subscription with its events.
+func (c *Consumer) load(ctx context.Context, s *outbox.Session, items []*item) *fault {
 	var subs []*Subscription
 	events := map[*Subscription][]event.Event{}
 	for _, it := range items {
-		if it.result != "" || it.sub.Load == nil {
+		if it.sub.Load == nil {
 			continue
 		}
 		if events[it.sub] == nil {
@@ -134,8 +134,8 @@ func (c *Consumer) load(ctx context.Context, tx *outbox.Tx, items []*item) error
 		events[it.sub] = append(events[it.sub], it.event)
 	}
 	for _, sub := range subs {
-		if err := c.loadOf(ctx, tx, sub, events[sub]); err != nil {
-			return err
+		if err := c.loadOf(ctx, s.Tx(), sub, events[sub]); err != nil {
+			return &fault{index: culprit(err, -1), class: classify(ctx, err, phaseApply, s.Broken()), err: err}
 		}
 	}
 	return nil

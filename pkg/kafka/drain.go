@@ -186,6 +186,9 @@ func (d *drainer) handle(ctx context.Context, t *turn) *fault {
 	for _, it := range t.items {
 		it.result = "" // of the attempt before
 	}
+	if f := d.c.load(ctx, s, t.items); f != nil {
+		return f
+	}
 	if f := d.c.handle(ctx, s, t.items); f != nil {
 		return f
 	}

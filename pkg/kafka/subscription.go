@@ -36,11 +36,12 @@ type Subscription struct {
 	// calls are made at least once: again after a crash or a rebalance. What it
 	// returns is handed to Apply.
 	Prepare func(ctx context.Context, e event.Event) (any, error)
-	// Load, if any, reads through tx what Apply will need, for all events of one
+	// Load, if any, reads through tx what Apply may need, for all events of one
 	// transaction at once instead of one round trip each, and keeps it there (see
-	// outbox.Keep). It gets the events that Apply is called for next, and should
-	// leave alone what it cannot make use of: an error is that of all of them, and
-	// they are tried again in smaller batches.
+	// outbox.Keep). Its first statement comes in the round trip that begins the
+	// transaction. That is before it is known which events were handled before: it
+	// gets those too, and should leave alone what it cannot make use of. An error is
+	// that of all of them, and they are tried again in smaller batches.
 	Load func(ctx context.Context, tx *outbox.Tx, events []event.Event) error
 	// Apply writes to the database through tx; its writes and emitted events
 	// happen exactly once per event, or not at all when it returns an error. It

@@ -3,7 +3,6 @@ package outbox
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -82,21 +81,44 @@ func (db *DB) session() *Session {
 // round trip. Read their results in the callbacks of first, which have run when
 // Begin returns.
 func (db *DB) Begin(ctx context.Context, first *pgx.Batch) (*Session, error) {
-	s := db.session()
-	s.tx.session = true
-	var extra []*pgx.QueuedQuery
-	if first != nil {
-		extra = first.QueuedQueries
-	}
-	br, err := s.tx.send(ctx, extra...)
-	if err == nil {
-		err = br.Close()
-	}
-	if err != nil {
+	s := db.Start(first)
+	if err := s.Flush(ctx); err != nil {
 		s.Rollback()
-		return nil, fmt.Errorf("begin: %w", err)
+		return nil, err
 	}
 	return s, nil
+}
+
+// Start is Begin without a round trip of its own: BEGIN and the statements of
+// first share that of the transaction's first statement, or of Flush, and the
+// callbacks have run when that returns.
+func (db *DB) Start(first *pgx.Batch) *Session {
+	s := db.session()
+	s.tx.session = true
+	if first != nil {
+		s.tx.first = first.QueuedQueries
+	}
+	return s
+}
+
+// ErrNotBegun says that a transaction could not begin: BEGIN failed, or what
+// Start was given. It says nothing about the statement that came along.
+var ErrNotBegun = errors.New("transaction could not begin")
+
+// Flush begins the transaction if no statement has yet. Its error is the one of
+// the beginning, also where a statement that it came along with has hidden it.
+func (s *Session) Flush(ctx context.Context) error {
+	if errors.Is(s.tx.failed, ErrNotBegun) {
+		return s.tx.failed
+	}
+	if s.tx.begun {
+		return nil
+	}
+	br, err := s.tx.send(ctx)
+	if err != nil {
+		return err
+	}
+	return br.Close()
 }
 
 // Tx returns the transaction that handlers get.

@@ -47,6 +47,9 @@
 //	s.Tx().AddRecord(outbox.Record{...}) // a retry or a dead letter: any topic, key, headers
 //	err = s.Commit(ctx)              // queued statements, records, COMMIT: one round trip; then rings
 //
+// [DB.Start] does without that round trip: begin and first go along with the first
+// statement of s.Tx(), and nothing but that statement is paid for.
+//
 // A queued statement that fails surfaces as a [*StatementError] with its owner,
 // from whichever call sent it. [ErrInDoubt] marks a COMMIT without an answer.
 //

@@ -16,8 +16,9 @@ import (
 type Tx struct {
 	db      *DB
 	conn    *pgxpool.Conn
-	session bool // it is a Session's that Begin returned
-	begun   bool // BEGIN was sent
+	session bool               // it is a Session's that Begin returned
+	begun   bool               // BEGIN was sent
+	first   []*pgx.QueuedQuery // sent with it, see Start
 	done    bool
 	queued  []statement
 	rows    map[string]int // by sql: where in queued its rows are gathered
@@ -112,8 +113,9 @@ func (t *Tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	return row{rows: rs, err: err}
 }
 
-// send sends BEGIN if that is still due, the queued statements, and extra. It
-// has read the results of all but extra. The caller closes what is returned.
+// send sends BEGIN and what goes with it if that is still due, the queued
+// statements, and extra. It has read the results of all but extra. The caller
+// closes what is returned.
 func (t *Tx) send(ctx context.Context, extra ...*pgx.QueuedQuery) (pgx.BatchResults, error) {
 	t.closeOpen()
 	if t.done {
@@ -122,26 +124,27 @@ func (t *Tx) send(ctx context.Context, extra ...*pgx.QueuedQuery) (pgx.BatchResu
 	if t.conn == nil {
 		conn, err := t.db.Pool.Acquire(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("acquire connection: %w", err)
+			return nil, fmt.Errorf("%w: acquire connection: %w", ErrNotBegun, err)
 		}
 		t.conn = conn
 	}
-	b := pgx.Batch{QueuedQueries: make([]*pgx.QueuedQuery, 0, 1+len(t.queued)+len(extra))}
-	begin := !t.begun
-	if begin {
+	b := pgx.Batch{QueuedQueries: make([]*pgx.QueuedQuery, 0, 1+len(t.first)+len(t.queued)+len(extra))}
+	if !t.begun {
 		b.Queue(`begin isolation level read committed read write`)
+		b.QueuedQueries = append(b.QueuedQueries, t.first...)
 	}
+	begin := b.QueuedQueries
 	queued := t.queued
 	for _, q := range queued {
 		b.Queue(q.sql, q.arguments()...)
 	}
 	b.QueuedQueries = append(b.QueuedQueries, extra...)
-	t.begun, t.queued, t.rows = true, nil, nil
+	t.begun, t.first, t.queued, t.rows = true, nil, nil, nil
 
 	br := t.conn.SendBatch(ctx, &b)
-	var err error
-	if begin {
-		_, err = br.Exec()
+	err := read(br, begin)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrNotBegun, err)
 	}
 	for i := 0; err == nil && i < len(queued); i++ {
 		if _, err = br.Exec(); err != nil {
@@ -154,6 +157,22 @@ func (t *Tx) send(ctx context.Context, extra ...*pgx.QueuedQuery) (pgx.BatchResu
 		return nil, err
 	}
 	return br, nil
+}
+
+// read reads the results of statements, by their callbacks where they have one.
+func read(br pgx.BatchResults, statements []*pgx.QueuedQuery) error {
+	for _, q := range statements {
+		var err error
+		if q.Fn != nil {
+			err = q.Fn(br)
+		} else {
+			_, err = br.Exec()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (t *Tx) commit(ctx context.Context) error {

@@ -218,6 +218,50 @@ func TestBeginRunsItsBatchInTheSameTransaction(t *testing.T) {
 	require.Zero(t, db.Pool.Stat().AcquiredConns())
 }
 
+// What Start is given goes along with the first statement, whose failure is told
+// from theirs.
+func TestStartCostsNoRoundTrip(t *testing.T) {
+	t.Parallel()
+	db, ctx := newDB(t), t.Context()
+	start := func(sql string) (s *outbox.Session, ids *[]int) {
+		var first pgx.Batch
+		ids = new([]int)
+		first.Queue(sql).Query(func(rows pgx.Rows) (err error) {
+			*ids, err = pgx.CollectRows(rows, pgx.RowTo[int])
+			return err
+		})
+		return db.Start(&first), ids
+	}
+	const insert = `insert into notes (id) values (1), (2) returning id`
+	s, ids := start(insert)
+	require.Zero(t, db.Pool.Stat().AcquiredConns())
+	s.Tx().Queue(`insert into notes (id) values (3)`)
+	var n int
+	require.NoError(t, s.Tx().QueryRow(ctx, `select count(*) from notes`).Scan(&n))
+	require.Equal(t, 3, n)
+	require.Equal(t, []int{1, 2}, *ids)
+	require.NoError(t, s.Flush(ctx), "has nothing to do")
+	require.NoError(t, s.Commit(ctx))
+	require.Equal(t, 3, count(t, db.Pool, "notes"))
+
+	s, _ = start(insert)
+	require.ErrorIs(t, s.Tx().QueryRow(ctx, `select 1`).Scan(&n), outbox.ErrNotBegun)
+	require.ErrorIs(t, s.Flush(ctx), outbox.ErrNotBegun, "also when nobody looked")
+	s.Rollback()
+	s, _ = start(`select 1`)
+	err := s.Tx().QueryRow(ctx, `select 1/0`).Scan(&n)
+	require.Error(t, err)
+	require.NotErrorIs(t, err, outbox.ErrNotBegun)
+	require.NoError(t, s.Flush(ctx))
+	require.Error(t, s.Commit(ctx))
+	over, cancel := context.WithCancel(ctx)
+	cancel()
+	s, _ = start(`select 1`)
+	require.ErrorIs(t, s.Flush(over), outbox.ErrNotBegun)
+	s.Rollback()
+	require.Zero(t, db.Pool.Stat().AcquiredConns())
+}
+
 func TestADeadlockIsRunAgain(t *testing.T) {
 	t.Parallel()
 	db, ctx := newDB(t), t.Context()
