@@ -77,8 +77,9 @@ func TestABatchIsLoadedAtOnce(t *testing.T) {
 	sub := loading(&loads, none)
 	load, claimed := sub.Load, 0
 	sub.Load = func(ctx context.Context, tx *outbox.Tx, events []event.Event) error {
-		claimed += r.count(`select count(*) from pg_locks
-			where relation = 'msg.processed_events'::regclass and mode = 'RowExclusiveLock'`)
+		claimed += r.count(`select count(*) from pg_locks c join pg_locks k using (pid)
+			where c.relation = 'msg.processed_events'::regclass and c.mode = 'RowExclusiveLock'
+				and k.relation = 'msg.parked_keys'::regclass and k.mode = 'RowShareLock'`)
 		return load(ctx, tx, events)
 	}
 	stop := r.consume(sub)
