@@ -77,7 +77,7 @@ func TestABatchIsLoadedAtOnce(t *testing.T) {
 	sub := loading(&loads, none)
 	load, claimed := sub.Load, 0
 	sub.Load = func(ctx context.Context, tx *outbox.Tx, events []event.Event) error {
-		claimed += r.count(`select count(*) from pg_locks c join pg_locks k using (pid)
+		claimed += r.count(`select count(*) from pg_locks c join pg_locks k using (database, pid) join pg_database d on d.oid = database and datname = current_database()
 			where c.relation = 'msg.processed_events'::regclass and c.mode = 'RowExclusiveLock'
 				and k.relation = 'msg.parked_keys'::regclass and k.mode = 'RowShareLock'`)
 		return load(ctx, tx, events)
