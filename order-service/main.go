@@ -23,13 +23,12 @@ import (
 
 // Under load the relay publishes the events of this time together, which costs
 // little more than one of them, also for those who consume them. Every order
-// begins here, so it is the one place to gather: what the payment service
-// answers comes together as well, and has no pace of its own to wait for. It
-// comes after about 20 ms, and is told with the orders that came meanwhile: the
-// answers set the pace, and where none come pace does.
+// begins here, so it is the one place to gather: what the payment service answers
+// comes together as well, after about 20 ms, and is told with the orders that came
+// meanwhile. The answers set the pace, and where none come pace does.
 const (
-	pace       = 40 * time.Millisecond
-	answerPace = 24 * time.Millisecond
+	pace       = 80 * time.Millisecond
+	answerPace = 20 * time.Millisecond
 )
 
 func main() {

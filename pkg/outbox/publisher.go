@@ -32,7 +32,8 @@ type publisher struct {
 
 	failed    bool      // a batch failed: let the others settle, then start again
 	fails     int       // in a row
-	notBefore time.Time // do not read earlier: after a failure, or by the pace
+	notBefore time.Time // do not read earlier: after a failure
+	pacer     pacer
 	warned    time.Time
 
 	// Kept from a failed round, for the next one: records that Kafka has
@@ -46,6 +47,7 @@ func newPublisher(r *Relay, term *lease, at cursor) *publisher {
 		Relay: r, term: term, stored: at,
 		rd:     reader{conn: term.conn, sql: r.sql.read, limit: r.cfg.Batch, max: r.cfg.Batch, bytes: r.cfg.BatchSize, topics: map[string]string{}},
 		signal: make(chan struct{}, 1),
+		pacer:  pacer{pace: r.cfg.Pace, batchPace: r.cfg.BatchPace},
 		acked:  map[int64]struct{}{}, suspects: map[int64]struct{}{},
 	}
 	p.published.Store(at.published())
@@ -67,7 +69,7 @@ func (p *publisher) restart() {
 // run publishes until ctx ends (nil), leadership is lost (errDeposed) or the
 // connection breaks.
 func (p *publisher) run(ctx context.Context) error {
-	wake, stop := p.subscribe(relayKey)
+	singles, stop := p.subscribe(singleKey)
 	defer stop()
 	batches, stopBatches := p.subscribe(batchKey)
 	defer stopBatches()
@@ -79,7 +81,6 @@ func (p *publisher) run(ctx context.Context) error {
 		pollAt  time.Time
 		statsAt time.Time
 		drainBy time.Time
-		paced   time.Time // when the read was from which the pace counts
 		done    = ctx.Done()
 	)
 	for {
@@ -109,10 +110,14 @@ func (p *publisher) run(ctx context.Context) error {
 			}
 			statsAt = now.Add(5 * time.Second)
 		}
-		mayRead := drainBy.IsZero() && !p.failed && len(p.flight) < p.cfg.InFlight && !now.Before(p.notBefore)
+		mayRead := drainBy.IsZero() && !p.failed && len(p.flight) < p.cfg.InFlight && !now.Before(p.earliest())
 		if mayRead && (due || !now.Before(pollAt)) {
-			forget(wake) // what they were rung for is read now
-			forget(batches)
+			if rung(singles) { // for what is read now
+				p.pacer.single()
+			}
+			if rung(batches) {
+				p.pacer.batch()
+			}
 			more, any, err := p.next(ctx)
 			if err != nil {
 				return err
@@ -123,34 +128,39 @@ func (p *publisher) run(ctx context.Context) error {
 				continue
 			}
 			if any {
-				// Under load the events of this time go together, here and in all that
-				// follows. The first after a quiet time does not wait, and what a batch
-				// emitted has waited for others already: the answers to what was
-				// published set the pace for more.
-				p.notBefore, paced = now.Add(p.cfg.Pace), now
+				p.pacer.found(now)
 			}
 		}
 		timer.Reset(p.sleep(mayRead, now, pollAt, statsAt, drainBy))
 		select {
 		case <-done:
 		case <-p.signal:
-		case <-wake:
+		case <-singles:
 			due = true
+			p.pacer.single()
 		case <-batches:
 			due = true
-			if p.notBefore.Equal(paced.Add(p.cfg.Pace)) { // and not by a failure
-				p.notBefore = paced.Add(p.cfg.BatchPace)
-			}
+			p.pacer.batch()
 		case <-timer.C:
 		}
 	}
 }
 
-func forget(rung <-chan struct{}) {
+func rung(key <-chan struct{}) bool {
 	select {
-	case <-rung:
+	case <-key:
+		return true
 	default:
+		return false
 	}
+}
+
+// earliest is when the next read may be.
+func (p *publisher) earliest() time.Time {
+	if paced := p.pacer.next(); paced.After(p.notBefore) {
+		return paced
+	}
+	return p.notBefore
 }
 
 // nextPoll is when to look again unless somebody rings. After activity that is
@@ -182,8 +192,8 @@ func (p *publisher) sleep(mayRead bool, now, pollAt, statsAt, drainBy time.Time)
 		earlier(drainBy)
 	case mayRead:
 		earlier(pollAt)
-	case p.notBefore.After(now):
-		earlier(p.notBefore)
+	case p.earliest().After(now):
+		earlier(p.earliest())
 	}
 	if len(p.done) > 0 {
 		earlier(p.doneAt.Add(storeAfter))

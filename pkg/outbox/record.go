@@ -24,11 +24,10 @@ const (
 	// MaxRecordBytes plus 4 KiB.
 	MaxRecordBytes = 1<<20 + 64<<10
 
-	// relayKey is the doorbell's key that wakes the relay.
-	relayKey = "msg.outbox"
-	// batchKey is rung as well after a Session's commit: what it emitted has come
-	// together already.
-	batchKey = "msg.outbox.batch"
+	// singleKey and batchKey are the doorbell's keys that wake the relay: after a
+	// transaction, and after a Session's.
+	singleKey = "msg.outbox"
+	batchKey  = "msg.outbox.batch"
 )
 
 // Record is a row of the outbox: a Kafka record to be.

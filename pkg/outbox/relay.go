@@ -29,7 +29,7 @@ type RelayConfig struct {
 	PollMin   time.Duration // first poll after activity, where no doorbell tells of the next [5 ms]
 	PollMax   time.Duration // poll when idle [250 ms]
 	Pace      time.Duration // from one read to the next at least, unless it found a full page [0]
-	BatchPace time.Duration // the same where a Session committed, as a consumer does with a batch; no more than Pace [Pace]
+	BatchPace time.Duration // the same while nothing published awaits an answer, which is what a Session emits; no more than Pace [Pace]
 	Drain     time.Duration // how long a shutdown waits for acknowledgements [5 s]
 	Retention time.Duration // how long published rows are kept; negative: for ever [24 h]
 	Prune     time.Duration // pause between looks for old rows [1 min]

@@ -234,9 +234,10 @@ func (t *Tx) ring() {
 		return
 	}
 	if len(t.records) > 0 {
-		t.Ring(relayKey)
 		if t.session {
 			t.Ring(batchKey)
+		} else {
+			t.Ring(singleKey)
 		}
 	}
 	t.db.bell.Ring(t.rings...)
