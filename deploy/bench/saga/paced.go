@@ -15,54 +15,68 @@ import (
 	"github.com/tiffin-platform/tiffin/deploy/bench/measure"
 )
 
-// atRates measures latencies at fixed rates, of the saga and of its bare
-// commits, and prints them and where the saga's come from.
-func (b *bench) atRates(ctx context.Context, most float64, out io.Writer, say func(string, ...any)) error {
-	rates := b.o.Rates
-	if len(rates) == 0 {
-		rates = []float64{0.5 * most, 0.8 * most}
+// rate is that of an open loop, in orders per second.
+type rate struct {
+	name string
+	now  func() float64
+}
+
+func (b *bench) rates() (list []rate) {
+	for _, fixed := range b.o.Rates {
+		list = append(list, rate{measure.Number(fixed) + " orders/s", func() float64 { return fixed }})
 	}
-	var cases, sagas []measure.Case
-	for _, rate := range rates {
-		at := fmt.Sprintf(", %s orders/s, %.0f %% of saturation", measure.Number(rate), 100*rate/most)
-		sagas = append(sagas, measure.Case{Name: "saga" + at, Run: func(ctx context.Context) (measure.Result, error) { return b.paced(ctx, rate) }})
-		cases = append(cases, sagas[len(sagas)-1],
-			measure.Case{Name: "bare commits" + at, Run: func(ctx context.Context) (measure.Result, error) { return b.barePaced(ctx, rate) }})
+	if len(list) > 0 {
+		return list
 	}
-	s, err := b.rounds(ctx, cases, say)
-	if err != nil {
-		return err
+	for _, part := range []float64{0.5, 0.8} {
+		list = append(list, rate{fmt.Sprintf("%.0f %% of saturation", 100*part), func() float64 { return part * b.most }})
 	}
+	return list
+}
+
+// atRates are runs at fixed rates, of the saga and of its bare commits.
+func (b *bench) atRates() (cases []measure.Case) {
+	for _, r := range b.rates() {
+		cases = append(cases,
+			measure.Case{Name: "saga, " + r.name, Run: func(ctx context.Context) (measure.Result, error) { return b.paced(ctx, r.now()) }},
+			measure.Case{Name: "bare commits, " + r.name, Run: func(ctx context.Context) (measure.Result, error) { return b.barePaced(ctx, r.now()) }})
+	}
+	return cases
+}
+
+// latencies prints those of the runs at fixed rates, and where the saga's come
+// from.
+func (b *bench) latencies(s measure.Series, cases []measure.Case, out io.Writer) {
 	t := measure.Table{
 		Title:  fmt.Sprintf("Orders at a fixed rate for %s, open loop, ms from when each was due", b.o.Open),
-		Header: []string{"", "POST p50", "p99", "paid and notified p50", "p99", "CPU ms per order", "machine busy", "by others"},
+		Header: []string{"", "orders/s", "POST p50", "p99", "paid and notified p50", "p99", "CPU ms per order", "machine busy", "by others"},
 	}
-	for _, c := range cases {
-		t.Add(c.Name, measure.Number(s.Median(c.Name, "post p50")), measure.Number(s.Median(c.Name, "post p99")),
-			measure.Number(s.Median(c.Name, "done p50")), measure.Spread(s[c.Name]["done p99"]), measure.Number(s.Median(c.Name, "CPU ms")),
-			fmt.Sprintf("%.0f %%", s.Median(c.Name, "busy")), fmt.Sprintf("%.0f %%", s.Median(c.Name, "others")))
-	}
-	t.Print(out)
 	way := measure.Table{
 		Title:  "The way there, median ms since the order's transaction, by the rows' own clocks",
 		Header: append([]string{""}, stages...),
 	}
-	for _, c := range sagas {
+	for _, c := range cases {
+		t.Add(c.Name, measure.Number(s.Median(c.Name, "rate")), measure.Number(s.Median(c.Name, "post p50")), measure.Number(s.Median(c.Name, "post p99")),
+			measure.Number(s.Median(c.Name, "done p50")), measure.Spread(s[c.Name]["done p99"]), measure.Number(s.Median(c.Name, "CPU ms")),
+			fmt.Sprintf("%.0f %%", s.Median(c.Name, "busy")), fmt.Sprintf("%.0f %%", s.Median(c.Name, "others")))
+		if len(s[c.Name][stages[0]]) == 0 {
+			continue // bare commits have none
+		}
 		row := []string{c.Name}
 		for _, stage := range stages {
 			row = append(row, measure.Number(s.Median(c.Name, stage)))
 		}
 		way.Add(row...)
 	}
+	t.Print(out)
 	way.Print(out)
-	return nil
 }
 
 // paced places orders at a fixed rate.
 func (b *bench) paced(ctx context.Context, rate float64) (measure.Result, error) {
 	n := int(rate * b.o.Open.Seconds())
 	var l *timing
-	result := measure.Result{}
+	result := measure.Result{"rate": rate}
 	err := spend(ctx, b.usage, n, result, func() (err error) {
 		l, err = b.c.openLoop(ctx, rate, n)
 		return err
@@ -83,7 +97,7 @@ func (b *bench) barePaced(ctx context.Context, rate float64) (measure.Result, er
 	}
 	n := min(int(rate*b.o.Open.Seconds()), len(b.last))
 	var post, done measure.Latencies
-	result := measure.Result{}
+	result := measure.Result{"rate": rate}
 	err := spend(ctx, b.bareUse, n, result, func() error {
 		g, gctx := errgroup.WithContext(ctx)
 		measure.Pace(gctx, rate, n, func(i int, due time.Time) {

@@ -23,8 +23,8 @@ import (
 type Options struct {
 	Rounds, Orders, Clients, Users int
 	Open                           time.Duration
-	// Rates of the open loops in orders per second; half and four fifths of
-	// the rate at saturation when empty.
+	// Rates of the open loops in orders per second; half and four fifths of the
+	// last rate at saturation when empty.
 	Rates []float64
 }
 
@@ -34,8 +34,10 @@ type bench struct {
 	o  Options
 	c  *crowd
 	db databases
-	// The orders of the last run at saturation: what the bare commits repeat.
+	// Of the last run at saturation: its orders, which the bare commits repeat, and
+	// how many there were per second.
 	last []string
+	most float64
 }
 
 // settings of the services for the run: no rate limits, and no line per
@@ -96,31 +98,34 @@ const (
 	bareMany  = "bare commits, the events of 8 orders in one"
 )
 
+// measure interleaves all runs. What is a part of saturation is one of the last
+// run at saturation: on a machine whose speed changes, another half is no half.
 func (b *bench) measure(ctx context.Context, out io.Writer, say func(string, ...any)) error {
-	cases := []measure.Case{
+	atSaturation := []measure.Case{
 		{Name: saturated, Run: func(ctx context.Context) (measure.Result, error) { return b.saturate(ctx, b.o.Orders) }},
 		{Name: bareOne, Run: func(ctx context.Context) (measure.Result, error) { return b.bare(ctx, 1) }},
 		{Name: bareMany, Run: func(ctx context.Context) (measure.Result, error) { return b.bare(ctx, 8) }},
 	}
+	atRates := b.atRates()
+	cases := slices.Concat(atSaturation[:1], atRates, atSaturation[1:])
 	s, err := b.rounds(ctx, cases, say)
 	if err != nil {
 		return err
 	}
-	most := s.Median(saturated, "orders/s")
 	t := measure.Table{
 		Title:  fmt.Sprintf("Whole orders at saturation: %d orders, %d clients", b.o.Orders, b.o.Clients),
 		Header: []string{"", "orders/s", "CPU ms per order", "orders per CPU second", "of bare, one per step", "commits per order"},
 	}
 	ref := s.Median(bareOne, "CPU ms")
-	for _, c := range cases {
+	for _, c := range atSaturation {
 		cpu := s.Median(c.Name, "CPU ms")
 		t.Add(c.Name, measure.Spread(s[c.Name]["orders/s"]), measure.Number(cpu), measure.Number(1000/cpu),
 			fmt.Sprintf("%.0f %%", 100*ref/cpu), measure.Number(s.Median(c.Name, "commits")))
 	}
 	t.Print(out)
 	b.byProcess(s, out)
-
-	return b.atRates(ctx, most, out, say)
+	b.latencies(s, atRates, out)
+	return nil
 }
 
 // rounds interleaves the cases. Each begins with databases that are vacuumed,
@@ -166,8 +171,8 @@ func (b *bench) saturate(ctx context.Context, n int) (measure.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.last = orders
-	result := measure.Result{"orders/s": float64(n) / took.Seconds()}
+	b.last, b.most = orders, float64(n)/took.Seconds()
+	result := measure.Result{"orders/s": b.most}
 	for _, part := range b.p.Parts() {
 		cpu := measure.Millis(after.cpu[part]-before.cpu[part]) / float64(n)
 		result["cpu "+part] = cpu
