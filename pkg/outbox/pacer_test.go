@@ -73,13 +73,14 @@ func TestAnswersSetThePace(t *testing.T) {
 // there is one read per answer again, and no answer waits for its read.
 func TestRoundsThatMeetBecomeOne(t *testing.T) {
 	t.Parallel()
-	for _, slow := range []time.Duration{61, 70, 95, 119, 150, 300} {
+	for _, ms := range []int{61, 70, 95, 119, 150, 300} {
+		slow := time.Duration(ms) * time.Millisecond
 		p := newPacing(60*time.Millisecond, 20*time.Millisecond)
 		p.run(time.Second, after(34*time.Millisecond))
-		p.run(time.Millisecond*150, after(slow*time.Millisecond))
-		p.run(time.Millisecond*500, after(34*time.Millisecond))
+		p.run(150*time.Millisecond, after(slow))
+		p.run(500*time.Millisecond, after(34*time.Millisecond))
 		reads := p.run(time.Second, after(34*time.Millisecond))
-		require.InDelta(t, 1000/34, len(reads), 1, "after answers that took %d ms", slow)
+		require.InDelta(t, 1000/34, len(reads), 1, "after answers that took %s", slow)
 	}
 }
 
