@@ -132,16 +132,24 @@ func slow() (kafka.Subscription, event.Event) {
 	return sub, event.New("test", event.PaymentFailed{OrderID: uuid.New(), PaymentID: uuid.New(), CustomerID: uuid.New()})
 }
 
+// beside consumes with sub and a subscription that does not linger, and produces
+// first for sub.
+func (r *rig) beside(sub kafka.Subscription, first event.Event) *kafka.Consumer {
+	r.t.Helper()
+	c, err := kafka.NewConsumer(r.cfg, r.cc, r.db, r.log, nil, sub, kafka.On(number, topic, apply))
+	require.NoError(r.t, err)
+	c.GroupPatience(waitFor)
+	r.background(c.Run)
+	require.NoError(r.t, kafka.EnsureTopics(r.t.Context(), r.client, r.cfg, first.Type))
+	r.produce(first)
+	return c
+}
+
 // A batch that lingers goes with the next that is due, of whatever topic.
 func TestABatchThatLingersGoesWithTheNextThatIsDue(t *testing.T) {
 	r := setupPartitions(t, 12)
 	sub, first := slow()
-	c, err := kafka.NewConsumer(r.cfg, r.cc, r.db, r.log, nil, sub, kafka.On(number, topic, apply))
-	require.NoError(t, err)
-	c.GroupPatience(waitFor)
-	r.background(c.Run)
-	require.NoError(t, kafka.EnsureTopics(t.Context(), r.client, r.cfg, first.Type))
-	r.produce(first)
+	c := r.beside(sub, first)
 	r.eventually("one waits behind another", func() bool {
 		_, next := slow()
 		r.produce(next)
@@ -164,12 +172,7 @@ func TestBatchesThatPrepareShareNothingWithOthers(t *testing.T) {
 		return nil, nil
 	}
 	r.cc.ShutdownTimeout = 50 * time.Millisecond
-	c, err := kafka.NewConsumer(r.cfg, r.cc, r.db, r.log, nil, sub, kafka.On(number, topic, apply))
-	require.NoError(t, err)
-	c.GroupPatience(waitFor)
-	r.background(c.Run)
-	require.NoError(t, kafka.EnsureTopics(t.Context(), r.client, r.cfg, first.Type))
-	r.produce(first)
+	r.beside(sub, first)
 	select {
 	case <-taken:
 	case <-time.After(waitFor):
