@@ -135,6 +135,9 @@ func (c *Consumer) load(ctx context.Context, s *outbox.Session, items []*item) *
 	}
 	for _, sub := range subs {
 		if err := c.loadOf(ctx, s.Tx(), sub, events[sub]); err != nil {
+			if errors.Is(err, outbox.ErrNotBegun) { // says nothing about the events
+				return &fault{index: -1, class: classify(ctx, err, phaseBegin, false), err: err}
+			}
 			return &fault{index: culprit(err, -1), class: classify(ctx, err, phaseApply, s.Broken()), err: err}
 		}
 	}

@@ -55,9 +55,6 @@ func classify(ctx context.Context, err error, in phase, broken bool) class {
 	if in == phasePrepare {
 		return classTransient
 	}
-	if errors.Is(err, outbox.ErrNotBegun) {
-		in = phaseBegin // whatever it was sent with
-	}
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		c := classOfState(pg.Code)
 		if in == phaseBegin && c != classRace {

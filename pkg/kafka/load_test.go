@@ -3,6 +3,7 @@ package kafka_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -151,6 +152,17 @@ func TestALoadCannotHideThatNothingBegan(t *testing.T) {
 	require.NoError(t, err)
 	r.eventually("it has its effect", func() bool { return r.count(`select count(*) from effects`) == 1 })
 	require.Zero(t, r.count(`select count(*) from msg.dead_letters`))
+}
+
+// A handler that begins a transaction elsewhere fails as with anything else: it
+// is not our database that is away.
+func TestATransactionElsewhereThatCannotBeginIsAnAttempt(t *testing.T) {
+	r := setupOnePartition(t)
+	r.produce(order(uuid.New(), ""))
+	r.consume(kafka.On(number, topic, func(context.Context, *outbox.Tx, event.Event, event.OrderCancelled) error {
+		return fmt.Errorf("elsewhere: %w", outbox.ErrNotBegun)
+	}))
+	r.eventually("it is dead", func() bool { return r.count(`select count(*) from msg.dead_letters where attempts = 4`) == 1 })
 }
 
 // What waited behind a key is loaded in its turn, like anything else.
