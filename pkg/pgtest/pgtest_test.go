@@ -102,6 +102,11 @@ func TestMessagingMigrationsCanBeTakenBack(t *testing.T) {
 	DownAndUp(t, nil)
 }
 
+func TestMessagingTablesThatGrowHaveSmallSamples(t *testing.T) {
+	t.Parallel()
+	SmallSamples(t, New(t, nil), "msg.outbox", "msg.processed_events")
+}
+
 func TestPlansFindScansAndSorts(t *testing.T) {
 	t.Parallel()
 	pool := New(t, nil)

@@ -89,10 +89,13 @@ var shadows = [3]string{
 
 const sharedShadows = `create table bench.outbox (like msg.outbox including all); create table bench.processed (like msg.processed_events including all)`
 
+// Analyzed as the originals are, which LIKE does not copy.
+const sampled = `select msg.sample(array(select oid::regclass from pg_class where relnamespace = 'bench'::regnamespace and relkind = 'r'), 10)`
+
 // shadow makes the tables anew.
 func (d databases) shadow(ctx context.Context) error {
 	for i, pool := range d {
-		for _, sql := range []string{`drop schema if exists bench cascade`, `create schema bench`, sharedShadows, shadows[i]} {
+		for _, sql := range []string{`drop schema if exists bench cascade`, `create schema bench`, sharedShadows, shadows[i], sampled} {
 			if _, err := pool.Exec(ctx, sql); err != nil {
 				return fmt.Errorf("%s: %w", servers[i], err)
 			}

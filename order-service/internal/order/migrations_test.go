@@ -10,3 +10,8 @@ func TestMigrationsCanBeTakenBack(t *testing.T) {
 	t.Parallel()
 	pgtest.DownAndUp(t, Migrations)
 }
+
+func TestTablesThatGrowHaveSmallSamples(t *testing.T) {
+	t.Parallel()
+	pgtest.SmallSamples(t, pgtest.New(t, Migrations), "orders", "timeline", "idempotency_keys")
+}
