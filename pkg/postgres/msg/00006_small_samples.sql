@@ -5,7 +5,8 @@
 -- PostgreSQL's analyze.c): 30,000 by default, again each time a table has grown
 -- by a tenth. At 370 orders per second on two cores that was more than a second
 -- of their time at once, and orders waited for it. The queries here go by keys;
--- for them 3,000 rows tell as much.
+-- for them 3,000 rows tell as much. Not for processed_events: it is cheap, its
+-- columns being numbers, and its pruning is planned by how old its rows are.
 -- +goose StatementBegin
 create function msg.sample(tables regclass[], target integer) returns void language plpgsql as $$
 declare
@@ -18,8 +19,8 @@ begin
     end loop;
 end $$;
 -- +goose StatementEnd
-select msg.sample('{msg.outbox, msg.processed_events}', 10);
+select msg.sample('{msg.outbox}', 10);
 
 -- +goose Down
-select msg.sample('{msg.outbox, msg.processed_events}', -1);
+select msg.sample('{msg.outbox}', -1);
 drop function msg.sample;
